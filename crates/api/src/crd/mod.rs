@@ -1,0 +1,333 @@
+//! The custom resources: what may be written (`*Spec`, in every spelling there has been) and what it
+//! means (`RemoteProxy`, `Server`, ...), with nothing decided that takes other objects to decide.
+
+pub mod authz;
+pub mod definition;
+pub mod external_auth;
+pub mod meta;
+pub mod oidc;
+pub mod parse;
+pub mod pod;
+pub mod reference;
+pub mod remote_proxy;
+pub mod server;
+pub mod status;
+mod structural;
+pub mod tools;
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use self::authz::AuthzConfigSpec;
+use self::external_auth::{ExternalAuth, ExternalAuthSpec};
+use self::meta::ObjectMeta;
+use self::oidc::OidcConfigSpec;
+use self::parse::{INVALID_FIELD, Rules, UNKNOWN_FIELD, read};
+use self::remote_proxy::{RemoteProxy, RemoteProxySpec};
+use self::server::{Server, ServerSpec};
+use self::tools::ToolConfigSpec;
+use crate::problem::Problem;
+
+/// API group of all kinds.
+pub const GROUP: &str = "toolhive.stacklok.dev";
+
+/// Namespace of an object that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// The kinds that this version plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    MCPServer,
+    MCPRemoteProxy,
+    MCPExternalAuthConfig,
+    MCPToolConfig,
+    MCPOIDCConfig,
+    MCPAuthzConfig,
+}
+
+impl Kind {
+    /// All of them, in alphabetical order of their plurals.
+    pub const ALL: [Self; 6] = [
+        Self::MCPAuthzConfig,
+        Self::MCPExternalAuthConfig,
+        Self::MCPOIDCConfig,
+        Self::MCPRemoteProxy,
+        Self::MCPServer,
+        Self::MCPToolConfig,
+    ];
+
+    /// The name in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MCPServer => "MCPServer",
+            Self::MCPRemoteProxy => "MCPRemoteProxy",
+            Self::MCPExternalAuthConfig => "MCPExternalAuthConfig",
+            Self::MCPToolConfig => "MCPToolConfig",
+            Self::MCPOIDCConfig => "MCPOIDCConfig",
+            Self::MCPAuthzConfig => "MCPAuthzConfig",
+        }
+    }
+
+    /// True for kinds that make a workload, false for configs.
+    pub fn is_workload(self) -> bool {
+        matches!(self, Self::MCPServer | Self::MCPRemoteProxy)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A kind that this version does not plan.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a kind of {GROUP} that this version plans")]
+pub struct UnknownKind(pub String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+/// Kinds of the group that this version knows by name only.
+pub const LATER_KINDS: [&str; 10] = [
+    "EmbeddingServer",
+    "MCPAuthServer",
+    "MCPGroup",
+    "MCPRegistry",
+    "MCPServerEntry",
+    "MCPTelemetryConfig",
+    "MCPWebhookConfig",
+    "VirtualMCPCompositeToolDefinition",
+    "VirtualMCPServer",
+    "VirtualMCPAuthServer",
+];
+
+/// API version of an object; both have one schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// Deprecated.
+    V1Alpha1,
+    /// The stored one.
+    V1Beta1,
+}
+
+impl Version {
+    /// `toolhive.stacklok.dev/v1beta1` and the like.
+    pub fn api_version(self) -> String {
+        match self {
+            Self::V1Alpha1 => format!("{GROUP}/v1alpha1"),
+            Self::V1Beta1 => format!("{GROUP}/v1beta1"),
+        }
+    }
+
+    /// Reads `apiVersion`; `None` when it is another group's or unknown.
+    pub fn of(api_version: &str) -> Option<Self> {
+        match api_version.strip_prefix(GROUP)? {
+            "/v1alpha1" => Some(Self::V1Alpha1),
+            "/v1beta1" => Some(Self::V1Beta1),
+            _ => None,
+        }
+    }
+}
+
+/// One custom resource, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    pub kind: Kind,
+    pub version: Version,
+    pub metadata: ObjectMeta,
+    pub spec: Spec,
+    /// What was found while reading: unknown fields and values that don't fit. When one of them is an
+    /// error, `spec` is not to be relied on.
+    pub findings: Vec<Problem>,
+}
+
+/// What an object says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spec {
+    Server(Box<Server>),
+    RemoteProxy(Box<RemoteProxy>),
+    ExternalAuth(Box<ExternalAuth>),
+    ToolConfig(Box<ToolConfigSpec>),
+    OidcConfig(Box<OidcConfigSpec>),
+    AuthzConfig(Box<AuthzConfigSpec>),
+    /// It could not be read; `findings` says why.
+    Unreadable,
+}
+
+/// A value that is not an object of the group at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    #[error("`apiVersion` is missing")]
+    NoApiVersion,
+    #[error("`apiVersion: {0}` is unknown; write `{GROUP}/v1beta1`")]
+    Version(String),
+    #[error(transparent)]
+    Kind(#[from] UnknownKind),
+}
+
+impl Object {
+    /// Reads a custom resource. Whatever is wrong inside it is in `findings`.
+    ///
+    /// # Errors
+    /// When apiVersion or kind are not of this group.
+    pub fn parse(value: &Value) -> Result<Self, ObjectError> {
+        let text = |field: &str| value.get(field).and_then(Value::as_str);
+        let api_version = text("apiVersion").ok_or(ObjectError::NoApiVersion)?;
+        let version = Version::of(api_version).ok_or_else(|| ObjectError::Version(api_version.to_owned()))?;
+        let kind: Kind = text("kind").unwrap_or_default().parse()?;
+        let mut findings = Vec::new();
+        let metadata = metadata(value.get("metadata").unwrap_or(&Value::Null), &mut findings);
+        for field in value.as_object().into_iter().flat_map(|map| map.keys()) {
+            if !matches!(field.as_str(), "apiVersion" | "kind" | "metadata" | "spec" | "status") {
+                findings.push(Problem::warning(field.clone(), UNKNOWN_FIELD, "There is no such field; it has no effect."));
+            }
+        }
+        let spec = match value.get("spec") {
+            Some(spec) if spec.is_object() => read_spec(kind, spec, &mut findings),
+            // A tool config without a spec is what an empty one looks like after `kubectl get`.
+            None | Some(Value::Null) if kind == Kind::MCPToolConfig => Some(Spec::ToolConfig(Box::default())),
+            None | Some(Value::Null) => {
+                findings.push(Problem::error("spec", INVALID_FIELD, "The spec is missing."));
+                None
+            }
+            Some(_) => {
+                findings.push(Problem::error("spec", INVALID_FIELD, "The spec has to be an object."));
+                None
+            }
+        };
+        Ok(Self { kind, version, metadata, spec: spec.unwrap_or(Spec::Unreadable), findings })
+    }
+}
+
+/// Fields of a workload's spec that protect something.
+const PROTECTIVE: [&str; 13] = [
+    "oidcConfig",
+    "oidcConfigRef",
+    "authzConfig",
+    "authzConfigRef",
+    "externalAuthConfigRef",
+    "authServerRef",
+    "authMode",
+    "clientToken",
+    "audit",
+    "toolConfigRef",
+    "rateLimiting",
+    "webhookConfigRef",
+    "networkPolicy",
+];
+
+fn read_spec(kind: Kind, spec: &Value, findings: &mut Vec<Problem>) -> Option<Spec> {
+    let workload = Rules { root: "spec", free_form: &["podTemplateSpec"], protective: &PROTECTIVE, strict: false };
+    let config = Rules { root: "spec", free_form: &["config", "embeddedAuthServer"], protective: &[], strict: true };
+    Some(match kind {
+        Kind::MCPServer => Spec::Server(Box::new(Server::from_spec(read::<ServerSpec>(spec, &workload, findings)?, findings))),
+        Kind::MCPRemoteProxy => {
+            Spec::RemoteProxy(Box::new(RemoteProxy::from_spec(read::<RemoteProxySpec>(spec, &workload, findings)?, findings)))
+        }
+        Kind::MCPExternalAuthConfig => {
+            Spec::ExternalAuth(Box::new(ExternalAuth::from_spec(read::<ExternalAuthSpec>(spec, &config, findings)?, findings)?))
+        }
+        Kind::MCPToolConfig => Spec::ToolConfig(Box::new(read(spec, &config, findings)?)),
+        Kind::MCPOIDCConfig => Spec::OidcConfig(Box::new(read(spec, &config, findings)?)),
+        Kind::MCPAuthzConfig => Spec::AuthzConfig(Box::new(read(spec, &config, findings)?)),
+    })
+}
+
+fn metadata(value: &Value, findings: &mut Vec<Problem>) -> ObjectMeta {
+    let mut ignored = Vec::new();
+    let rules = Rules { root: "metadata", free_form: &[], protective: &[], strict: false };
+    let read = read::<ObjectMeta>(value, &rules, &mut ignored);
+    findings.extend(ignored.into_iter().filter(|problem| problem.reason != UNKNOWN_FIELD));
+    let mut metadata = read.unwrap_or_default();
+    if metadata.name.is_empty() {
+        findings.push(Problem::error("metadata.name", "InvalidName", "The object has no name."));
+    }
+    if metadata.namespace.is_empty() {
+        DEFAULT_NAMESPACE.clone_into(&mut metadata.namespace);
+    }
+    metadata
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn proxy(spec: Value) -> Object {
+        Object::parse(&json!({"apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPRemoteProxy", "metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn both_spellings_mean_the_same() {
+        let old = proxy(json!({"remoteURL": "https://a.example/", "port": 9090, "groupRef": "g", "authMode": "anonymous"}));
+        let new = proxy(json!({"remoteUrl": "https://a.example/", "proxyPort": 9090, "groupRef": {"name": "g"}, "authMode": "anonymous"}));
+        let (Spec::RemoteProxy(old), Spec::RemoteProxy(new)) = (old.spec, new.spec) else { panic!("unreadable") };
+        assert_eq!((old.remote_url, old.port, old.group), (new.remote_url, new.port, new.group));
+    }
+
+    #[test]
+    fn a_null_counts_as_absent() {
+        let object = proxy(json!({"remoteUrl": "https://a.example/", "oidcConfig": null, "audit": {"enabled": null}}));
+        assert!(object.findings.is_empty(), "{:?}", object.findings);
+    }
+
+    #[test]
+    fn an_unknown_field_under_an_auth_block_is_an_error_and_elsewhere_a_warning() {
+        let object = proxy(json!({
+            "remoteUrl": "https://a.example/", "colour": "red",
+            "oidcConfig": {"type": "inline", "inline": {"issuer": "https://i.example", "audiance": "x"}},
+            "authzConfigs": {},
+        }));
+        let found: Vec<_> = object.findings.iter().map(|p| (p.path.as_str(), p.is_error())).collect();
+        assert_eq!(found, [("spec.colour", false), ("spec.oidcConfig.inline.audiance", true), ("spec.authzConfigs", true)]);
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_by_its_path() {
+        let object = proxy(json!({"remoteUrl": "https://a.example/", "headerForward": {"addHeadersFromSecret": [{"headerName": "X", "valueSecretRef": {"name": 5, "key": "k"}}]}}));
+        assert_eq!(object.findings[0].path, "spec.headerForward.addHeadersFromSecret[0].valueSecretRef.name");
+        assert_eq!(object.spec, Spec::Unreadable);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z:/.]{0,12}".prop_map(Value::from),
+        ];
+        let keys = prop::sample::select(vec![
+            "type", "inline", "issuer", "name", "key", "remoteUrl", "remoteURL", "port", "proxyPort", "oidcConfig", "authzConfig",
+            "policies", "groupRef", "image", "secrets", "transport", "tokenExchange", "token_url", "scope", "podTemplateSpec",
+            "audit", "enabled", "resources", "limits", "cpu", "config", "toolsFilter", "toolsOverride", "x",
+        ]);
+        leaf.prop_recursive(5, 60, 8, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((keys.clone(), inner), 0..8).prop_map(|entries| Value::Object(
+                    entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+                )),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_spec_makes_the_reader_panic(spec in any_json(), kind in prop::sample::select(Kind::ALL.to_vec())) {
+            let value = json!({"apiVersion": "toolhive.stacklok.dev/v1alpha1", "kind": kind.as_str(), "metadata": {"name": "p"}, "spec": spec});
+            let object = Object::parse(&value).unwrap();
+            prop_assert!(object.spec != Spec::Unreadable || object.findings.iter().any(Problem::is_error));
+        }
+    }
+}

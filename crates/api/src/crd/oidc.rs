@@ -1,0 +1,214 @@
+//! How incoming tokens are judged: MCPOIDCConfig, and the `oidcConfig` block of 2025.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::parse::{Rules, read};
+use super::reference::{CaBundleSource, SecretKeyRef};
+use crate::problem::Problem;
+
+/// Issuer of a cluster's ServiceAccount tokens, when nothing else is said.
+pub const CLUSTER_ISSUER: &str = "https://kubernetes.default.svc";
+/// Audience of ServiceAccount tokens, when nothing else is said.
+pub const CLUSTER_AUDIENCE: &str = "toolhive";
+
+/// Spec of an MCPOIDCConfig: one identity provider, shared by several workloads. The audience is said
+/// where it is referred to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.type == 'inline' ? has(self.inline) : !has(self.inline)", "message": "inline must be set when type is inline, and only then"},
+    {"rule": "self.type == 'kubernetesServiceAccount' ? has(self.kubernetesServiceAccount) : !has(self.kubernetesServiceAccount)", "message": "kubernetesServiceAccount must be set when type is kubernetesServiceAccount, and only then"},
+]))]
+pub struct OidcConfigSpec {
+    /// Where the settings come from.
+    #[serde(rename = "type")]
+    pub kind: OidcSource,
+    /// Tokens of the cluster's own ServiceAccounts.
+    pub kubernetes_service_account: Option<KubernetesOidc>,
+    /// Settings written here.
+    pub inline: Option<InlineOidc>,
+}
+
+/// `spec.type` of an MCPOIDCConfig.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub enum OidcSource {
+    KubernetesServiceAccount,
+    Inline,
+}
+
+/// The `oidcConfig` block inside a workload's spec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.type) && self.type == 'inline' ? has(self.inline) : !has(self.inline)", "message": "inline must be set when type is inline, and only then"},
+    {"rule": "has(self.type) && self.type == 'configMap' ? has(self.configMap) : !has(self.configMap)", "message": "configMap must be set when type is configMap, and only then"},
+    {"rule": "has(self.type) && self.type != 'kubernetes' ? !has(self.kubernetes) : true", "message": "kubernetes may be set only when type is kubernetes"},
+]))]
+pub struct EmbeddedOidc {
+    /// Where the settings come from. Default: `kubernetes`.
+    #[serde(rename = "type")]
+    pub kind: Option<EmbeddedOidcSource>,
+    /// URL by which clients know this server (RFC 9728 `resource`); also the audience when none is said.
+    pub resource_url: Option<String>,
+    /// Tokens of the cluster's own ServiceAccounts.
+    pub kubernetes: Option<KubernetesOidc>,
+    /// Settings in a ConfigMap, key `oidc.json` by default: JSON with the fields of `inline`.
+    pub config_map: Option<OidcConfigMap>,
+    /// Settings written here.
+    pub inline: Option<InlineOidc>,
+}
+
+/// `oidcConfig.type`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub enum EmbeddedOidcSource {
+    #[default]
+    Kubernetes,
+    ConfigMap,
+    Inline,
+}
+
+/// A ConfigMap with OIDC settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OidcConfigMap {
+    /// Name of the ConfigMap.
+    pub name: String,
+    /// Key in the ConfigMap. Default: `oidc.json`.
+    pub key: Option<String>,
+    /// CA certificates for calls to the issuer.
+    pub ca_bundle_ref: Option<CaBundleSource>,
+}
+
+/// Tokens of the cluster's own ServiceAccounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KubernetesOidc {
+    /// ServiceAccount whose tokens are meant. Kept for old manifests; it does not restrict who may call.
+    pub service_account: Option<String>,
+    /// Namespace of that ServiceAccount.
+    pub namespace: Option<String>,
+    /// Value that a token's `aud` must contain. Default: `toolhive`.
+    pub audience: Option<String>,
+    /// Issuer of the tokens. Default: `https://kubernetes.default.svc`.
+    pub issuer: Option<String>,
+    /// URL of the key set. Default: what the issuer's discovery document says.
+    pub jwks_url: Option<String>,
+    /// URL for opaque tokens (RFC 7662).
+    pub introspection_url: Option<String>,
+    /// Use the pod's own token and the cluster's CA for calls to the API server. Default: true.
+    pub use_cluster_auth: Option<bool>,
+}
+
+/// An identity provider's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InlineOidc {
+    /// Issuer URL, exactly as tokens and the discovery document have it.
+    pub issuer: String,
+    /// Value that a token's `aud` must contain.
+    pub audience: Option<String>,
+    /// URL of the key set. Default: what the issuer's discovery document says.
+    pub jwks_url: Option<String>,
+    /// URL for opaque tokens (RFC 7662).
+    pub introspection_url: Option<String>,
+    /// Client id for introspection.
+    pub client_id: Option<String>,
+    /// Not passed on any more: use `clientSecretRef`.
+    pub client_secret: Option<String>,
+    /// Client secret for introspection.
+    pub client_secret_ref: Option<SecretKeyRef>,
+    /// CA certificates for calls to the issuer, from a ConfigMap.
+    pub ca_bundle_ref: Option<CaBundleSource>,
+    /// File of CA certificates in the proxy's pod; `caBundleRef` mounts one.
+    #[serde(rename = "thvCABundlePath")]
+    pub thv_ca_bundle_path: Option<String>,
+    /// File with a token for the key set's URL; only the API server may be sent the pod's own token.
+    pub jwks_auth_token_path: Option<String>,
+    /// The issuer and its key set may have private addresses.
+    #[serde(rename = "jwksAllowPrivateIP")]
+    pub jwks_allow_private_ip: Option<bool>,
+    /// The metadata of the protected resource may name private addresses.
+    #[serde(rename = "protectedResourceAllowPrivateIP")]
+    pub protected_resource_allow_private_ip: Option<bool>,
+    /// The issuer may be reached over plain http. For development only.
+    #[serde(rename = "insecureAllowHTTP")]
+    pub insecure_allow_http: Option<bool>,
+    /// Scopes that clients are told to ask for. Default: `openid`.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub scopes: Option<Vec<String>>,
+    /// Which claims hold the caller's subject, email, name, groups and roles: a claim name or a dotted path.
+    pub claim_mappings: Option<ClaimMappings>,
+    /// SHA-256 fingerprint of the certificate that the key set's server shows.
+    pub jwks_cert_fingerprint: Option<String>,
+    /// SHA-256 digests of public keys (SPKI), one of which the key set's server must show.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub jwks_pins: Option<Vec<String>>,
+    /// Signature algorithms that are accepted. Default: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub allowed_algorithms: Option<Vec<String>>,
+    /// Scopes that every token must have.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub required_scopes: Option<Vec<String>>,
+    /// Tolerance for `exp` and `nbf`, for example `30s`. At most 5m.
+    pub clock_skew: Option<String>,
+    /// How opaque tokens are asked about.
+    pub introspection: Option<Introspection>,
+}
+
+/// Which claims say who the caller is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimMappings {
+    /// Claim of the subject. Default: `sub`.
+    pub subject: Option<String>,
+    /// Claim of the email address.
+    pub email: Option<String>,
+    /// Claim of the display name.
+    pub name: Option<String>,
+    /// Claim that lists groups.
+    pub groups: Option<String>,
+    /// Claim that lists roles.
+    pub roles: Option<String>,
+}
+
+/// Settings of token introspection (RFC 7662).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Introspection {
+    /// How long an answer is kept, for example `30s`.
+    pub cache_ttl: Option<String>,
+}
+
+/// Reads the content of a ConfigMap that `oidcConfig.configMap` names. It has the fields of `inline`
+/// and may have `resourceUrl`.
+pub fn read_config_map(content: &Value, path: &str, problems: &mut Vec<Problem>) -> Option<(InlineOidc, Option<String>)> {
+    let mut content = content.clone();
+    let resource = content.as_object_mut().and_then(|map| map.remove("resourceUrl"));
+    let rules = Rules { root: path, free_form: &[], protective: &[], strict: true };
+    let inline = read::<InlineOidc>(&content, &rules, problems)?;
+    Some((inline, resource.and_then(|url| url.as_str().map(ToOwned::to_owned))))
+}
+
+impl ClaimMappings {
+    /// The mappings that are given, by field name.
+    pub fn given(&self) -> BTreeMap<&'static str, &str> {
+        [
+            ("subject", &self.subject),
+            ("email", &self.email),
+            ("name", &self.name),
+            ("groups", &self.groups),
+            ("roles", &self.roles),
+        ]
+        .into_iter()
+        .filter_map(|(field, claim)| claim.as_deref().map(|claim| (field, claim)))
+        .collect()
+    }
+}

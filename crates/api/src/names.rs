@@ -1,0 +1,169 @@
+//! Names, labels and annotations of everything that is made from a custom resource. They are the ones
+//! ToolHive uses, so that dashboards, selectors and scripts keep working.
+
+use std::collections::BTreeMap;
+
+/// Prefix of skep's own labels and annotations.
+pub const SKEP_DOMAIN: &str = "skep.dev";
+/// Namespace label: every proxy in the namespace must have an auth config.
+pub const REQUIRE_AUTH_LABEL: &str = "skep.dev/require-auth";
+/// Annotation of the RunConfig's ConfigMap: checksum of its content.
+pub const CONTENT_CHECKSUM: &str = "toolhive.stacklok.dev/content-checksum";
+/// Annotation of the pod template: checksum of what needs a restart.
+pub const RUNCONFIG_CHECKSUM: &str = "toolhive.stacklok.dev/runconfig-checksum";
+/// Annotation of the pod template: generation of the MCPServer.
+pub const GENERATION: &str = "toolhive.stacklok.dev/mcpserver-generation";
+/// Annotation of the pod template: hash of `spec.podTemplateSpec`.
+pub const POD_TEMPLATE_HASH: &str = "toolhive.stacklok.io/podtemplatespec-hash";
+/// Name of the proxy's container in its pod.
+pub const PROXY_CONTAINER: &str = "toolhive";
+/// Name of the MCP server's container in the backend's pod.
+pub const BACKEND_CONTAINER: &str = "mcp";
+/// Where the RunConfig is mounted.
+pub const RUNCONFIG_DIR: &str = "/etc/runconfig";
+/// Where the authorization document is mounted.
+pub const AUTHZ_DIR: &str = "/etc/toolhive/authz";
+/// Where CA bundles of identity providers are mounted, one folder a ConfigMap.
+pub const CA_DIR: &str = "/config/certs";
+/// Field manager of the backend's objects.
+pub const BACKEND_FIELD_MANAGER: &str = "toolhive-container-manager";
+
+/// Longest name of an MCPServer; what is made from it must fit into 63 characters.
+pub const SERVER_NAME_MAX: usize = 50;
+/// Longest name of an MCPRemoteProxy.
+pub const REMOTE_PROXY_NAME_MAX: usize = 46;
+
+/// The ConfigMap that holds runconfig.json.
+pub fn runconfig(name: &str) -> String {
+    format!("{name}-runconfig")
+}
+
+/// The ConfigMap that holds inline authorization.
+pub fn inline_authz(name: &str) -> String {
+    format!("{name}-authz-inline")
+}
+
+/// The Service in front of an MCPServer's proxy.
+pub fn server_service(name: &str) -> String {
+    format!("mcp-{name}-proxy")
+}
+
+/// The Service in front of a remote proxy.
+pub fn remote_proxy_service(name: &str) -> String {
+    format!("mcp-{name}-remote-proxy")
+}
+
+/// The ServiceAccount, Role and RoleBinding of an MCPServer's proxy.
+pub fn server_runner(name: &str) -> String {
+    format!("{name}-proxy-runner")
+}
+
+/// The ServiceAccount, Role and RoleBinding of a remote proxy.
+pub fn remote_proxy_runner(name: &str) -> String {
+    format!("{name}-remote-proxy-runner")
+}
+
+/// The ServiceAccount of an MCPServer's backend.
+pub fn backend_account(name: &str) -> String {
+    format!("{name}-sa")
+}
+
+/// The Service in front of an MCPServer's backend.
+pub fn backend_service(name: &str) -> String {
+    format!("mcp-{name}")
+}
+
+/// The headless Service of an MCPServer's backend.
+pub fn backend_headless_service(name: &str) -> String {
+    format!("mcp-{name}-headless")
+}
+
+/// DNS name of a Service.
+pub fn service_host(service: &str, namespace: &str) -> String {
+    format!("{service}.{namespace}.svc.cluster.local")
+}
+
+/// `status.url` of a remote proxy: without a path.
+pub fn remote_proxy_url(name: &str, namespace: &str, port: u16) -> String {
+    format!("http://{}:{port}", service_host(&remote_proxy_service(name), namespace))
+}
+
+/// `status.url` of an MCPServer: `/mcp`, or `/sse#NAME` when clients speak SSE.
+pub fn server_url(name: &str, namespace: &str, port: u16, sse: bool) -> String {
+    let host = service_host(&server_service(name), namespace);
+    if sse { format!("http://{host}:{port}/sse#{name}") } else { format!("http://{host}:{port}/mcp") }
+}
+
+/// Labels of a workload's Deployment, pods and Service; also the selector. `app` is `mcpserver` or
+/// `mcpremoteproxy`.
+pub fn workload_labels(app: &str, name: &str) -> BTreeMap<String, String> {
+    [
+        ("app", app),
+        ("app.kubernetes.io/name", app),
+        ("app.kubernetes.io/instance", name),
+        ("toolhive", "true"),
+        ("toolhive-name", name),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// Labels of the RunConfig's ConfigMap. `owner` is `mcp-server` or `mcp-remote-proxy`.
+pub fn runconfig_labels(owner: &str, name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("toolhive.stacklok.io/component".to_owned(), "run-config".to_owned()),
+        (format!("toolhive.stacklok.io/{owner}"), name.to_owned()),
+        ("toolhive.stacklok.io/managed-by".to_owned(), "toolhive-operator".to_owned()),
+    ])
+}
+
+/// True for label keys that belong to the operator and that a manifest may not set.
+pub fn is_reserved_label(key: &str) -> bool {
+    key == "app"
+        || key.starts_with("app.kubernetes.io/")
+        || key.starts_with("toolhive")
+        || key.starts_with("skep.dev/")
+}
+
+/// Environment variable of a secret identifier (`remote_auth_config.bearer_token`, `add_headers_from_secret`).
+pub fn secret_env(identifier: &str) -> String {
+    format!("TOOLHIVE_SECRET_{identifier}")
+}
+
+/// Secret identifier of a forwarded header: `HEADER_FORWARD_<HEADER>_<PROXY>`.
+pub fn header_secret(header: &str, proxy: &str) -> String {
+    format!("HEADER_FORWARD_{}_{}", shouted(header), shouted(proxy))
+}
+
+fn shouted(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+/// True for a DNS label (RFC 1123): what Kubernetes takes as the name of a Service.
+pub fn is_dns_label(name: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    name.len() <= 63
+        && edge(name.chars().next())
+        && edge(name.chars().last())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_names_still_make_service_names() {
+        assert!(is_dns_label(&remote_proxy_service(&"a".repeat(REMOTE_PROXY_NAME_MAX))));
+        assert!(is_dns_label(&backend_headless_service(&"a".repeat(SERVER_NAME_MAX))));
+    }
+
+    #[test]
+    fn a_header_secret_is_an_environment_variable_name() {
+        assert_eq!(
+            secret_env(&header_secret("X-Api-Key", "git.hub-1")),
+            "TOOLHIVE_SECRET_HEADER_FORWARD_X_API_KEY_GIT_HUB_1"
+        );
+    }
+}

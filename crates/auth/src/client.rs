@@ -1,0 +1,262 @@
+//! The one HTTP client for control calls (discovery, keys, tokens): guarded addresses, no redirects,
+//! no system proxy, bounded size and time.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::redirect::Policy;
+use skep_api::secret::Secret;
+use url::{Host, Url};
+
+use crate::address::{AddressRefused, Egress, Place, Reach, permit, place};
+
+/// How one client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    /// What its calls may reach.
+    pub reach: Reach,
+    /// What the process may reach.
+    pub egress: Egress,
+    /// Further CA certificates, PEM.
+    pub ca_pem: Option<Vec<u8>>,
+    /// For a whole call.
+    pub timeout: Duration,
+    /// Bytes of a response body.
+    pub max_bytes: usize,
+}
+
+impl ClientConfig {
+    /// Five seconds, one MiB, https to public addresses only.
+    pub fn new(egress: Egress) -> Self {
+        Self {
+            reach: Reach { http: false, private: false },
+            egress,
+            ca_pem: None,
+            timeout: Duration::from_secs(5),
+            max_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error("{url} is not https, and http is not allowed here")]
+    Scheme { url: String },
+    #[error("{url} is refused")]
+    Address {
+        url: String,
+        #[source]
+        source: AddressRefused,
+    },
+    #[error("cannot reach {url}")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("{url} answered {status}")]
+    Status { url: String, status: u16 },
+    #[error("the answer of {url} is larger than {limit} bytes")]
+    TooLarge { url: String, limit: usize },
+    #[error("cannot set up the HTTP client")]
+    Setup(#[source] reqwest::Error),
+    #[error("the CA certificates cannot be read: they must be PEM")]
+    Ca(#[source] reqwest::Error),
+}
+
+/// A client whose every call is guarded.
+#[derive(Debug, Clone)]
+pub struct GuardedClient {
+    client: reqwest::Client,
+    reach: Reach,
+    egress: Arc<Egress>,
+    max_bytes: usize,
+}
+
+impl GuardedClient {
+    /// Builds a client.
+    ///
+    /// # Errors
+    /// When the CA certificates are no PEM or TLS cannot be set up.
+    #[expect(clippy::disallowed_methods, reason = "the one constructor of HTTP clients")]
+    pub fn new(config: ClientConfig) -> Result<Self, FetchError> {
+        let egress = Arc::new(config.egress);
+        let resolver = GuardedResolver { reach: config.reach, egress: Arc::clone(&egress) };
+        let mut builder = reqwest::Client::builder()
+            .dns_resolver(Arc::new(resolver))
+            .redirect(Policy::none())
+            .no_proxy()
+            .timeout(config.timeout)
+            .pool_max_idle_per_host(2)
+            .user_agent(concat!("skep/", env!("CARGO_PKG_VERSION")));
+        if let Some(pem) = &config.ca_pem {
+            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Ca)?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let client = builder.build().map_err(FetchError::Setup)?;
+        Ok(Self { client, reach: config.reach, egress, max_bytes: config.max_bytes })
+    }
+
+    /// Checks scheme and, where the host is one, the literal address of `url`.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn permits(&self, url: &Url) -> Result<(), FetchError> {
+        let shown = || redacted(url);
+        match url.scheme() {
+            "https" => {}
+            "http" if self.reach.http => {}
+            _ => return Err(FetchError::Scheme { url: shown() }),
+        }
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            _ => None,
+        };
+        if let Some(address) = literal {
+            permit(address, self.reach, &self.egress)
+                .map_err(|source| FetchError::Address { url: shown(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Gets a JSON document.
+    ///
+    /// # Errors
+    /// When the URL is refused, nothing answers, the status is not 200, or the answer is too large.
+    pub async fn get_json(&self, url: &Url, bearer: Option<&Secret>) -> Result<Vec<u8>, FetchError> {
+        self.permits(url)?;
+        let mut request = self.client.get(url.clone()).header(ACCEPT, "application/json");
+        if let Some(value) =
+            bearer.and_then(|token| HeaderValue::from_str(&format!("Bearer {}", token.expose())).ok())
+        {
+            let mut value = value;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let unreachable = |source: reqwest::Error| FetchError::Unreachable {
+            url: redacted(url),
+            source: source.without_url(),
+        };
+        let mut response = request.send().await.map_err(unreachable)?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(FetchError::Status { url: redacted(url), status: response.status().as_u16() });
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + chunk.len() > self.max_bytes {
+                return Err(FetchError::TooLarge { url: redacted(url), limit: self.max_bytes });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// A URL without user information, query and fragment, fit for an error or a log.
+pub fn redacted(url: &Url) -> String {
+    let mut shown = url.clone();
+    let _ = shown.set_username("");
+    let _ = shown.set_password(None);
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown.to_string()
+}
+
+/// Resolves a name and keeps the addresses that may be called.
+///
+/// # Errors
+/// When the name does not resolve, or the first refusal when no address is left.
+pub async fn resolve(
+    host: &str,
+    port: u16,
+    reach: Reach,
+    egress: &Egress,
+) -> std::io::Result<Vec<SocketAddr>> {
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    let mut refused = None;
+    let mut allowed = Vec::with_capacity(found.len());
+    for address in found {
+        match permit(address.ip(), reach, egress) {
+            Ok(()) => allowed.push(address),
+            Err(reason) => refused = Some(reason),
+        }
+    }
+    match refused {
+        Some(reason) if allowed.is_empty() => {
+            Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, reason))
+        }
+        _ => Ok(allowed),
+    }
+}
+
+/// True when a URL's host is, or resolves to, addresses that are not public.
+pub async fn is_private(url: &Url) -> bool {
+    let private = |address: IpAddr| matches!(place(address), Place::Private | Place::Loopback);
+    match url.host() {
+        Some(Host::Ipv4(address)) => private(IpAddr::V4(address)),
+        Some(Host::Ipv6(address)) => private(IpAddr::V6(address)),
+        Some(Host::Domain(name)) => {
+            tokio::net::lookup_host((name, url.port_or_known_default().unwrap_or(443)))
+                .await
+                .is_ok_and(|mut found| found.any(|address| private(address.ip())))
+        }
+        None => false,
+    }
+}
+
+#[derive(Debug)]
+struct GuardedResolver {
+    reach: Reach,
+    egress: Arc<Egress>,
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let reach = self.reach;
+        let egress = Arc::clone(&self.egress);
+        Box::pin(async move {
+            let addresses = resolve(name.as_str(), 0, reach, &egress).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_what_it_resolves_to() {
+        let reach = Reach { http: true, private: true };
+        let refused = resolve("localhost", 80, reach, &Egress::default()).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        let egress = Egress { loopback: true, deny: Vec::new() };
+        assert!(!resolve("localhost", 80, reach, &egress).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_literal_metadata_address_is_refused_before_connecting() {
+        let mut config = ClientConfig::new(Egress::default());
+        config.reach = Reach { http: true, private: true };
+        let client = GuardedClient::new(config).unwrap();
+        for url in ["http://169.254.169.254/latest", "http://[::ffff:a9fe:a9fe]/", "http://127.0.0.1/"] {
+            assert!(
+                matches!(client.permits(&Url::parse(url).unwrap()), Err(FetchError::Address { .. })),
+                "{url}"
+            );
+        }
+        assert!(client.permits(&Url::parse("http://10.0.0.1/").unwrap()).is_ok());
+        assert!(matches!(client.permits(&Url::parse("ftp://x/").unwrap()), Err(FetchError::Scheme { .. })));
+    }
+
+    #[test]
+    fn a_url_in_an_error_shows_neither_query_nor_password() {
+        let url = Url::parse("https://user:secret@idp.example/jwks?token=secret#secret").unwrap();
+        assert_eq!(redacted(&url), "https://idp.example/jwks");
+    }
+}

@@ -1,0 +1,16 @@
+//! Tokens and the calls that are made about them: guarded HTTP client, discovery, keys, JWT validation,
+//! challenges. Nothing here knows about MCP.
+
+pub mod address;
+pub mod bearer;
+pub mod challenge;
+pub mod client;
+pub mod discovery;
+pub mod error;
+pub mod identity;
+pub mod jwt;
+pub mod keys;
+pub mod names;
+pub mod provider;
+mod token_cache;
+pub mod validator;

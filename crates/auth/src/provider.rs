@@ -1,0 +1,287 @@
+//! The keys of one issuer, fetched when needed and kept while the issuer is away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use skep_runtime::clock::SharedClock;
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::client::{FetchError, GuardedClient, is_private};
+use crate::discovery::{DiscoveryError, jwks_url};
+use crate::keys::{KeySet, KeySetError};
+use crate::names::Issuer;
+use skep_api::secret::Secret;
+
+/// Keys older than this are fetched again, while the old ones serve.
+const REFRESH_AFTER: Duration = Duration::from_secs(5 * 60);
+/// Keys are used this long after the issuer was last seen.
+const STALE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// An unknown key id makes us ask again at most this often.
+const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
+/// After a failed fetch without any keys, callers are refused at once for this long.
+const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Pause between failed refreshes while old keys serve.
+const RETRY_REFRESH: Duration = Duration::from_secs(15);
+
+/// Where the keys come from.
+#[derive(Debug, Clone)]
+pub struct KeySource {
+    /// Whose keys.
+    pub issuer: Issuer,
+    /// Where they are; without it, discovery says.
+    pub jwks_url: Option<Url>,
+    /// File with a bearer token for the fetch, read each time (Kubernetes ServiceAccount token).
+    pub token_file: Option<std::path::PathBuf>,
+}
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    #[error("discovery of the issuer failed")]
+    Discovery(#[source] DiscoveryError),
+    #[error("the issuer names keys at {url}, which may not be called")]
+    KeysUrl { url: String },
+    #[error("the issuer's keys cannot be fetched")]
+    Fetch(#[source] FetchError),
+    #[error("the issuer's keys cannot be read")]
+    Document(#[source] KeySetError),
+    #[error("the file with the token for the key endpoint cannot be read")]
+    TokenFile(#[source] std::io::Error),
+    #[error("the last attempt to fetch the issuer's keys failed a moment ago")]
+    RecentFailure,
+    #[error("the issuer has been away for more than 24 hours")]
+    TooStale,
+}
+
+/// Keys as they were fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The keys.
+    pub keys: KeySet,
+    /// Grows with every change of the document.
+    pub generation: u64,
+    document: Vec<u8>,
+}
+
+/// Keys of one issuer.
+#[derive(Debug)]
+pub struct KeyProvider {
+    source: KeySource,
+    client: GuardedClient,
+    clock: SharedClock,
+    state: ArcSwapOption<State>,
+    attempts: Mutex<Attempts>,
+    hits: AtomicU64,
+    refreshes: AtomicU64,
+    failures: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct State {
+    fetched: Arc<Fetched>,
+    /// When the issuer last answered.
+    seen: Instant,
+    /// When a refresh was last begun, so that one burst starts one refresh.
+    tried: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Attempts {
+    last_failure: Option<Instant>,
+    last_unknown: Option<Instant>,
+}
+
+impl KeyProvider {
+    /// A provider that has fetched nothing yet.
+    pub fn new(source: KeySource, client: GuardedClient, clock: SharedClock) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            client,
+            clock,
+            state: ArcSwapOption::empty(),
+            attempts: Mutex::default(),
+            hits: AtomicU64::new(0),
+            refreshes: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+        })
+    }
+
+    /// The issuer whose keys these are.
+    pub fn issuer(&self) -> &Issuer {
+        &self.source.issuer
+    }
+
+    /// Times that keys were at hand.
+    pub fn cache_hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Times that keys were fetched.
+    pub fn refreshes(&self) -> u64 {
+        self.refreshes.load(Ordering::Relaxed)
+    }
+
+    /// Fetches that failed.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    /// True once there are keys that may still be used.
+    pub fn has_keys(&self) -> bool {
+        self.state.load().as_ref().is_some_and(|state| self.clock.since(state.seen) < STALE_FOR)
+    }
+
+    /// The keys: those at hand, refreshed behind the caller's back when they are old, or fetched now.
+    ///
+    /// # Errors
+    /// When there are none and none can be had.
+    pub async fn keys(self: &Arc<Self>) -> Result<Arc<Fetched>, KeysError> {
+        if let Some(state) = self.state.load_full() {
+            let age = self.clock.since(state.seen);
+            if age < REFRESH_AFTER {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                return Ok(Arc::clone(&state.fetched));
+            }
+            if age < STALE_FOR {
+                self.hits.fetch_add(1, Ordering::Relaxed);
+                if self.clock.since(state.tried) >= RETRY_REFRESH {
+                    self.state
+                        .store(Some(Arc::new(State { tried: self.clock.instant(), ..(*state).clone() })));
+                    self.refresh_behind();
+                }
+                return Ok(Arc::clone(&state.fetched));
+            }
+        }
+        self.fetch_now().await
+    }
+
+    /// The keys after a token named one that is not among them: fetched again, at most every 30 s.
+    ///
+    /// # Errors
+    /// When none can be had.
+    pub async fn keys_with_unknown(self: &Arc<Self>, known: u64) -> Result<Arc<Fetched>, KeysError> {
+        let mut attempts = self.attempts.lock().await;
+        if let Some(state) = self.state.load_full() {
+            // Somebody else has fetched them while this caller waited.
+            if state.fetched.generation != known {
+                return Ok(Arc::clone(&state.fetched));
+            }
+            let recently =
+                attempts.last_unknown.is_some_and(|last| self.clock.since(last) < UNKNOWN_KEY_INTERVAL);
+            if recently {
+                return Ok(Arc::clone(&state.fetched));
+            }
+            attempts.last_unknown = Some(self.clock.instant());
+            return match self.fetch().await {
+                Ok(fetched) => Ok(fetched),
+                Err(error) => {
+                    self.report(&error);
+                    Ok(Arc::clone(&state.fetched))
+                }
+            };
+        }
+        drop(attempts);
+        self.fetch_now().await
+    }
+
+    async fn fetch_now(self: &Arc<Self>) -> Result<Arc<Fetched>, KeysError> {
+        let mut attempts = self.attempts.lock().await;
+        if let Some(state) = self.state.load_full()
+            && self.clock.since(state.seen) < REFRESH_AFTER
+        {
+            return Ok(Arc::clone(&state.fetched));
+        }
+        if attempts.last_failure.is_some_and(|last| self.clock.since(last) < RETRY_AFTER_FAILURE) {
+            return Err(KeysError::RecentFailure);
+        }
+        let result = self.fetch().await;
+        match &result {
+            Ok(_) => attempts.last_failure = None,
+            Err(error) => {
+                attempts.last_failure = Some(self.clock.instant());
+                self.report(error);
+            }
+        }
+        result
+    }
+
+    fn refresh_behind(self: &Arc<Self>) {
+        let provider = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = provider.fetch().await {
+                provider.report(&error);
+            }
+        });
+    }
+
+    fn report(&self, error: &KeysError) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(
+            issuer = %self.source.issuer,
+            error = %chain(error),
+            "cannot fetch the issuer's keys"
+        );
+    }
+
+    async fn fetch(&self) -> Result<Arc<Fetched>, KeysError> {
+        self.refreshes.fetch_add(1, Ordering::Relaxed);
+        let url = match &self.source.jwks_url {
+            Some(url) => url.clone(),
+            None => self.discovered().await?,
+        };
+        let token = match &self.source.token_file {
+            Some(path) => {
+                let text = tokio::fs::read_to_string(path).await.map_err(KeysError::TokenFile)?;
+                Some(Secret::new(text.trim()))
+            }
+            None => None,
+        };
+        let document = self.client.get_json(&url, token.as_ref()).await.map_err(KeysError::Fetch)?;
+        let now = self.clock.instant();
+        let previous = self.state.load_full();
+        let unchanged = previous.as_ref().filter(|state| state.fetched.document == document);
+        let fetched = match unchanged {
+            Some(state) => Arc::clone(&state.fetched),
+            None => Arc::new(Fetched {
+                keys: KeySet::parse(&document).map_err(KeysError::Document)?,
+                generation: previous.map_or(1, |state| state.fetched.generation + 1),
+                document,
+            }),
+        };
+        self.state.store(Some(Arc::new(State { fetched: Arc::clone(&fetched), seen: now, tried: now })));
+        Ok(fetched)
+    }
+
+    /// A URL from a document may be private only if the one a person wrote is.
+    async fn discovered(&self) -> Result<Url, KeysError> {
+        let found = jwks_url(&self.client, &self.source.issuer).await.map_err(KeysError::Discovery)?;
+        let issuer = Url::parse(self.source.issuer.as_str()).ok();
+        let same_host = issuer.as_ref().is_some_and(|issuer| issuer.host() == found.host());
+        let downgraded =
+            issuer.as_ref().is_some_and(|issuer| issuer.scheme() == "https" && found.scheme() != "https");
+        let private = !same_host && is_private(&found).await;
+        let issuer_private = match &issuer {
+            Some(issuer) if private => is_private(issuer).await,
+            _ => false,
+        };
+        if downgraded || (private && !issuer_private) {
+            return Err(KeysError::KeysUrl { url: crate::client::redacted(&found) });
+        }
+        Ok(found)
+    }
+}
+
+/// The whole chain of causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,71 @@
+//! The client asks for a token of its own (RFC 6749 §4.4).
+
+use url::Url;
+
+use super::is_scope_token;
+use crate::clients::{Audience, AuthenticatedClient, Client};
+use crate::error::OAuthError;
+use crate::http::form::Form;
+use crate::server::{AuthServer, Grant};
+use crate::token::IssuedToken;
+
+pub(super) fn issue(
+    server: &AuthServer,
+    client: AuthenticatedClient<'_>,
+    form: &Form,
+) -> Result<IssuedToken, OAuthError> {
+    let client = client.client();
+    let audience = audience(client, form)?;
+    let scopes = scopes(client, form)?;
+    server
+        .issue(&Grant {
+            // No user takes part, so the subject is the client (RFC 9068 §2.2).
+            subject: &client.id,
+            client_id: &client.id,
+            audience: audience.as_str(),
+            scopes: &scopes,
+            lifetime: server.access_token_lifetime(),
+            user: None,
+        })
+        .map_err(OAuthError::Signing)
+}
+
+/// The one resource the token is for (RFC 8707 §2). It may be left out where the client has only one.
+fn audience<'a>(client: &'a Client, form: &Form) -> Result<&'a Audience, OAuthError> {
+    let refused = |problem| OAuthError::InvalidTarget { problem };
+    match (form.all("resource"), client.audiences.as_slice()) {
+        ([], [only]) => Ok(only),
+        ([], _) => {
+            Err(refused("this client may use several resources; name one with the parameter resource"))
+        }
+        ([resource], allowed) => {
+            let url = Url::parse(resource).map_err(|_| refused("the resource is not an absolute URI"))?;
+            if url.fragment().is_some() {
+                return Err(refused("the resource has a fragment"));
+            }
+            let known = allowed.iter().find(|audience| audience.is(&url));
+            known.ok_or(refused("the resource is unknown, or this client may not use it"))
+        }
+        _ => Err(refused("name one resource; a token is for one resource only")),
+    }
+}
+
+/// The scopes asked for, in their order, once each; all of the client's when none is asked for.
+fn scopes(client: &Client, form: &Form) -> Result<Vec<String>, OAuthError> {
+    let Some(text) = form.get("scope") else { return Ok(client.scopes.clone()) };
+    let mut scopes: Vec<String> = Vec::new();
+    for scope in text.split(' ') {
+        if !is_scope_token(scope) {
+            return Err(OAuthError::InvalidScope { problem: "the scope is malformed" });
+        }
+        if !client.scopes.iter().any(|allowed| allowed == scope) {
+            return Err(OAuthError::InvalidScope {
+                problem: "a scope is unknown, or this client may not use it",
+            });
+        }
+        if !scopes.iter().any(|known| known == scope) {
+            scopes.push(scope.to_owned());
+        }
+    }
+    Ok(scopes)
+}

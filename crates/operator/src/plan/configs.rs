@@ -1,0 +1,86 @@
+//! Config kinds: they make no objects, only conditions and problems.
+
+use skep_api::crd::Kind;
+use skep_api::crd::authz::AuthzConfigSpec;
+use skep_api::crd::external_auth::{ExternalAuth, ExternalAuthType};
+use skep_api::crd::oidc::OidcConfigSpec;
+use skep_api::crd::tools::ToolConfigSpec;
+use skep_api::problem::Problem;
+
+use super::findings::Findings;
+use super::{Plan, Planned, World, authz, oidc, outgoing, tools};
+
+/// Reasons of the condition `Valid`, which differ by kind.
+fn reasons(kind: Kind) -> (&'static str, &'static str) {
+    match kind {
+        Kind::MCPOIDCConfig | Kind::MCPAuthzConfig => ("ConfigValid", "ConfigInvalid"),
+        _ => ("ValidationSucceeded", "ValidationFailed"),
+    }
+}
+
+/// The conditions of an object that could not be read.
+pub(super) fn unreadable(kind: Kind, findings: &mut Findings<'_>) {
+    let message = first_error(findings).map(|problem| format!("{}: {}", problem.path, problem.message)).unwrap_or_default();
+    if kind.is_workload() {
+        findings.fails("ConfigurationValid", "InvalidField", message);
+    } else {
+        findings.fails("Valid", reasons(kind).1, message);
+    }
+}
+
+fn first_error(findings: &Findings<'_>) -> Option<Problem> {
+    findings.problems.iter().find(|problem| problem.is_error()).cloned()
+}
+
+fn valid(kind: Kind, mut findings: Findings<'_>) -> Planned {
+    let (yes, no) = reasons(kind);
+    match first_error(&findings) {
+        None => findings.holds("Valid", yes, "The configuration is valid."),
+        Some(problem) => {
+            // Heals by itself as soon as the Secret is there.
+            let reason = if problem.reason == "SecretNotFound" { "SecretNotFound" } else { no };
+            findings.fails("Valid", reason, format!("{}: {}", problem.path, problem.message));
+        }
+    }
+    findings.planned(Some(Plan::default()))
+}
+
+pub(super) fn external_auth(config: &ExternalAuth, _world: &World, mut findings: Findings<'_>) -> Planned {
+    outgoing::check(config, &mut findings);
+    match config.kind() {
+        ExternalAuthType::TokenExchange | ExternalAuthType::AwsSts => {
+            findings.warning(
+                "spec.type",
+                outgoing::NOT_YET_RUNNABLE,
+                format!("This is planned, but the proxy of this version does not run `{}` yet and refuses to start with it.", config.kind().as_str()),
+            );
+        }
+        ExternalAuthType::EmbeddedAuthServer
+        | ExternalAuthType::UpstreamInject
+        | ExternalAuthType::Obo
+        | ExternalAuthType::Xaa => {
+            findings.warning(
+                "spec.type",
+                outgoing::NOT_YET_RUNNABLE,
+                format!("This version does not run `{}` yet; workloads that refer to it are refused.", config.kind().as_str()),
+            );
+        }
+        ExternalAuthType::HeaderInjection | ExternalAuthType::BearerToken | ExternalAuthType::Unauthenticated => {}
+    }
+    valid(Kind::MCPExternalAuthConfig, findings)
+}
+
+pub(super) fn tools(config: &ToolConfigSpec, mut findings: Findings<'_>) -> Planned {
+    tools::check(config, &mut findings);
+    valid(Kind::MCPToolConfig, findings)
+}
+
+pub(super) fn oidc(config: &OidcConfigSpec, _world: &World, mut findings: Findings<'_>) -> Planned {
+    oidc::from_spec(config, &mut findings, None);
+    valid(Kind::MCPOIDCConfig, findings)
+}
+
+pub(super) fn authz(config: &AuthzConfigSpec, mut findings: Findings<'_>) -> Planned {
+    authz::from_spec(config, &mut findings);
+    valid(Kind::MCPAuthzConfig, findings)
+}

@@ -1,0 +1,147 @@
+//! What planning has found so far.
+
+use skep_api::condition::Condition;
+use skep_api::crd::{Kind, Object};
+use skep_api::problem::Problem;
+
+use super::{Missing, Plan, Planned, World};
+
+/// Problems and conditions of one object while it is planned.
+pub(super) struct Findings<'a> {
+    pub(super) world: &'a World,
+    pub(super) problems: Vec<Problem>,
+    conditions: Vec<Condition>,
+    /// Something that the plan needs is not known, and that is not an error here.
+    incomplete: bool,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) fn new(world: &'a World) -> Self {
+        Self { world, problems: Vec::new(), conditions: Vec::new(), incomplete: false }
+    }
+
+    pub(super) fn error(&mut self, path: impl Into<String>, reason: &str, message: impl Into<String>) {
+        self.problems.push(Problem::error(path, reason, message));
+    }
+
+    pub(super) fn warning(&mut self, path: impl Into<String>, reason: &str, message: impl Into<String>) {
+        self.problems.push(Problem::warning(path, reason, message));
+    }
+
+    /// Sets a condition that holds.
+    pub(super) fn holds(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
+        self.set(Condition::yes(kind, reason, message));
+    }
+
+    /// Sets a condition that does not hold.
+    pub(super) fn fails(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
+        self.set(Condition::no(kind, reason, message));
+    }
+
+    fn set(&mut self, condition: Condition) {
+        match self.conditions.iter_mut().find(|other| other.kind == condition.kind) {
+            Some(other) => *other = condition,
+            None => self.conditions.push(condition),
+        }
+    }
+
+    pub(super) fn has_errors(&self) -> bool {
+        self.problems.iter().any(Problem::is_error)
+    }
+
+    /// The number of errors so far, to see later whether a step has added some.
+    pub(super) fn errors(&self) -> usize {
+        self.problems.iter().filter(|problem| problem.is_error()).count()
+    }
+
+    /// A reference leads nowhere, and the plan can't be made without what it names.
+    pub(super) fn missing(&mut self, path: impl Into<String>, reason: &str, what: &str) {
+        self.incomplete = true;
+        self.missing_detail(path, reason, what);
+    }
+
+    /// A reference leads nowhere, but the plan does not depend on the content.
+    pub(super) fn missing_detail(&mut self, path: impl Into<String>, reason: &str, what: &str) {
+        match self.world.settings.missing {
+            Missing::Refuse => self.error(path, reason, format!("{what} does not exist in this namespace.")),
+            Missing::Warn => self.warning(path, reason, format!("{what} is not in the given files.")),
+        }
+    }
+
+    /// A key of a Secret that has to exist. True when it does, or may.
+    pub(super) fn secret(&mut self, path: &str, reason: &str, name: &str, key: &str) {
+        match self.world.secrets.get(name) {
+            None => self.missing_detail(path, reason, &format!("The Secret `{name}`")),
+            Some(keys) if !keys.contains(key) => {
+                self.missing_detail(path, reason, &format!("The key `{key}` of the Secret `{name}`"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The config that a reference names, when it exists and has no error. Otherwise says so, and the
+    /// object is not planned without it.
+    pub(super) fn config(&mut self, kind: Kind, name: &str, path: &str, reasons: Reasons) -> Option<&'a Object> {
+        let world = self.world;
+        let Some(object) = world.config(kind, name) else {
+            self.missing(path, reasons.not_found, &format!("The {kind} `{name}`"));
+            self.fails(reasons.condition, reasons.not_found, format!("The {kind} `{name}` does not exist."));
+            return None;
+        };
+        if let Some(problem) = super::plan_object(object, world).problems.iter().find(|problem| problem.is_error()) {
+            let message = format!("The {kind} `{name}` is not valid: {}: {}", problem.path, problem.message);
+            self.error(path, reasons.not_valid, message.clone());
+            self.fails(reasons.condition, reasons.not_valid, message);
+            return None;
+        }
+        self.holds(reasons.condition, reasons.valid, format!("The {kind} `{name}` is valid."));
+        Some(object)
+    }
+
+    /// The result. There is no plan when there is an error, or when something it needs is not known.
+    pub(super) fn planned(self, plan: Option<Plan>) -> Planned {
+        let refused = self.has_errors() || self.incomplete;
+        Planned { plan: plan.filter(|_| !refused), problems: self.problems, conditions: self.conditions }
+    }
+}
+
+/// The condition of a kind of reference, and its reasons.
+#[derive(Clone, Copy)]
+pub(super) struct Reasons {
+    pub(super) condition: &'static str,
+    pub(super) valid: &'static str,
+    pub(super) not_found: &'static str,
+    pub(super) not_valid: &'static str,
+}
+
+/// Reasons of `oidcConfigRef`.
+pub(super) const OIDC_REF: Reasons = Reasons {
+    condition: "OIDCConfigRefValidated",
+    valid: "OIDCConfigRefValid",
+    not_found: "OIDCConfigRefNotFound",
+    not_valid: "OIDCConfigRefNotValid",
+};
+
+/// Reasons of `authzConfigRef`.
+pub(super) const AUTHZ_REF: Reasons = Reasons {
+    condition: "AuthzConfigRefValidated",
+    valid: "AuthzConfigRefValid",
+    not_found: "AuthzConfigRefNotFound",
+    not_valid: "AuthzConfigRefNotValid",
+};
+
+/// Reasons of `toolConfigRef`.
+pub(super) const TOOL_REF: Reasons = Reasons {
+    condition: "ToolConfigValidated",
+    valid: "ToolConfigValid",
+    not_found: "ToolConfigNotFound",
+    not_valid: "ToolConfigNotValid",
+};
+
+/// Reasons of `externalAuthConfigRef`.
+pub(super) const EXTERNAL_AUTH_REF: Reasons = Reasons {
+    condition: "ExternalAuthConfigValidated",
+    valid: "ExternalAuthConfigValid",
+    not_found: "ExternalAuthConfigNotFound",
+    not_valid: "InvalidExternalAuthConfig",
+};

@@ -1,0 +1,114 @@
+//! The planner: pure functions from an object and its world to everything that follows from it.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number, and nothing outside decides what a
+//! custom resource means. The operator, the webhook, `skep check`/`skep render` and `skep up` all use
+//! what this returns.
+
+mod access;
+mod authz;
+mod configs;
+mod duration;
+mod findings;
+mod middleware;
+mod objects;
+mod oidc;
+mod outgoing;
+mod remote_proxy;
+mod remote_url;
+mod server;
+mod template;
+mod tools;
+mod workload;
+mod world;
+
+use serde_json::Value;
+use skep_api::condition::Condition;
+use skep_api::crd::{Object, Spec};
+use skep_api::problem::Problem;
+use skep_api::runconfig::RunConfig;
+
+use self::findings::Findings;
+pub use self::world::{Missing, Place, Settings, WorkloadName, World};
+
+/// Result of planning one object.
+#[derive(Debug, Clone, Default)]
+pub struct Planned {
+    /// Absent when a problem is an error, or when what the object refers to is not known.
+    pub plan: Option<Plan>,
+    /// Everything that is wrong or worth saying.
+    pub problems: Vec<Problem>,
+    /// Conditions that the spec and its world decide, also when there is no plan.
+    pub conditions: Vec<Condition>,
+}
+
+/// Everything that follows from one valid object.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Kubernetes objects in the order in which they are applied, each with apiVersion, kind, metadata.
+    pub objects: Vec<Value>,
+    /// The proxy to run; config kinds have none.
+    pub workload: Option<Workload>,
+}
+
+/// One proxy, as a pod or in process.
+#[derive(Debug, Clone)]
+pub struct Workload {
+    /// Content of runconfig.json. It holds no secret value.
+    pub run_config: RunConfig,
+    /// URL inside the cluster, as in `status.url`.
+    pub url: String,
+    /// Files that `run_config` names and that the pod gets as mounts.
+    pub files: Vec<FileSource>,
+    /// Environment variables that carry secret values.
+    pub env: Vec<EnvSource>,
+}
+
+/// A file in the pod and where its content comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSource {
+    /// Absolute path in the pod.
+    pub path: String,
+    /// Key of a ConfigMap or Secret in the object's namespace.
+    pub source: KeySource,
+}
+
+/// A key of a ConfigMap or Secret in the object's own namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeySource {
+    ConfigMap { name: String, key: String },
+    Secret { name: String, key: String },
+}
+
+/// An environment variable that is filled from a Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvSource {
+    /// Name of the variable.
+    pub name: String,
+    /// Name of the Secret in the object's namespace.
+    pub secret: String,
+    /// Key in the Secret.
+    pub key: String,
+}
+
+/// Plans one object. `world` is what the object refers to, all of it in the object's namespace.
+pub fn plan_object(object: &Object, world: &World) -> Planned {
+    let mut findings = Findings::new(world);
+    findings.problems.extend(object.findings.iter().cloned());
+    if object.metadata.is_terminating() {
+        findings.warning("metadata.deletionTimestamp", "Terminating", "The object is being deleted, so it is not planned.");
+        return findings.planned(None);
+    }
+    match &object.spec {
+        // Reading failed, and `findings` says why.
+        Spec::Unreadable => {
+            configs::unreadable(object.kind, &mut findings);
+            findings.planned(None)
+        }
+        Spec::RemoteProxy(proxy) => remote_proxy::plan(object, proxy, world, findings),
+        Spec::Server(server) => server::plan(object, server, world, findings),
+        Spec::ExternalAuth(config) => configs::external_auth(config, world, findings),
+        Spec::ToolConfig(config) => configs::tools(config, findings),
+        Spec::OidcConfig(config) => configs::oidc(config, world, findings),
+        Spec::AuthzConfig(config) => configs::authz(config, findings),
+    }
+}

@@ -1,0 +1,244 @@
+//! The proxy's Deployment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use skep_api::crd::pod::{ResourceList, ResourceOverrides, Resources};
+use skep_api::crd::server::Volume;
+use skep_api::names;
+
+use super::super::authz::{Authorization, FILE_NAME as AUTHZ_FILE};
+use super::super::template::strategic_merge;
+use super::super::{KeySource, Settings, Workload};
+use super::config_map::hex;
+use super::metadata::{Owner, merged};
+
+/// Everything that the proxy's Deployment is made from.
+pub(super) struct ProxyPod<'a> {
+    pub(super) owner: &'a Owner<'a>,
+    pub(super) labels: &'a BTreeMap<String, String>,
+    pub(super) account: &'a str,
+    pub(super) settings: &'a Settings,
+    pub(super) workload: &'a Workload,
+    pub(super) authorization: Option<&'a Authorization>,
+    pub(super) args: Vec<String>,
+    pub(super) generation: Option<i64>,
+    pub(super) volumes: &'a [Volume],
+    pub(super) resources: &'a Resources,
+    pub(super) overrides: &'a ResourceOverrides,
+    pub(super) replicas: Option<i32>,
+    pub(super) readiness_delay: u32,
+    pub(super) checksum: &'a str,
+    pub(super) template: Option<&'a Value>,
+}
+
+impl ProxyPod<'_> {
+    /// Pull secrets of the manifest and of the operator, each once.
+    pub(super) fn pull_secrets(&self) -> Vec<Value> {
+        let own = self.overrides.proxy_deployment.iter().flat_map(|part| part.image_pull_secrets.iter().flatten());
+        let mut seen = BTreeSet::new();
+        own.map(|secret| secret.name.clone())
+            .chain(self.settings.image_pull_secrets.iter().cloned())
+            .filter(|name| !name.is_empty() && seen.insert(name.clone()))
+            .map(|name| json!({"name": name}))
+            .collect()
+    }
+
+    /// The Deployment. Without `replicas` it says nothing about their number, which an autoscaler may own.
+    pub(super) fn deployment(&self) -> Value {
+        let overrides = self.overrides.proxy_deployment.as_ref();
+        let labels = merged(self.labels, overrides.and_then(|part| part.labels.as_ref()));
+        let annotations = merged(&BTreeMap::new(), overrides.and_then(|part| part.annotations.as_ref()));
+        let mut spec = Map::new();
+        if let Some(replicas) = self.replicas {
+            spec.insert("replicas".to_owned(), replicas.into());
+        }
+        spec.insert("selector".to_owned(), json!({"matchLabels": self.labels}));
+        spec.insert(
+            "strategy".to_owned(),
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}),
+        );
+        spec.insert("template".to_owned(), self.pod_template());
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": self.owner.metadata(self.owner.name, &labels, &annotations),
+            "spec": spec,
+        })
+    }
+
+    fn pod_template(&self) -> Value {
+        let overrides = self.overrides.proxy_deployment.as_ref().and_then(|part| part.pod_template_metadata_overrides.as_ref());
+        let labels = merged(self.labels, overrides.and_then(|part| part.labels.as_ref()));
+        let mut own = BTreeMap::from([(names::RUNCONFIG_CHECKSUM.to_owned(), self.checksum.to_owned())]);
+        if let Some(generation) = self.generation {
+            own.insert(names::GENERATION.to_owned(), generation.to_string());
+        }
+        if let Some(template) = self.template {
+            own.insert(names::POD_TEMPLATE_HASH.to_owned(), hex(&Sha256::digest(template.to_string())));
+        }
+        let annotations = merged(&own, overrides.and_then(|part| part.annotations.as_ref()));
+        let mut spec = Map::new();
+        spec.insert("serviceAccountName".to_owned(), self.account.into());
+        spec.insert("terminationGracePeriodSeconds".to_owned(), 30.into());
+        let pull = self.pull_secrets();
+        if !pull.is_empty() {
+            spec.insert("imagePullSecrets".to_owned(), pull.into());
+        }
+        spec.insert(
+            "securityContext".to_owned(),
+            json!({
+                "runAsNonRoot": true,
+                "runAsUser": 1000,
+                "runAsGroup": 1000,
+                "fsGroup": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }),
+        );
+        let (volumes, mounts) = self.mounts();
+        spec.insert("containers".to_owned(), json!([self.container(mounts)]));
+        spec.insert("volumes".to_owned(), volumes.into());
+        let mut template = json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec});
+        if let Some(patch) = self.template {
+            strategic_merge(&mut template, patch);
+        }
+        template
+    }
+
+    fn container(&self, mounts: Vec<Value>) -> Value {
+        let config = &self.workload.run_config;
+        let probe = |initial: u32, period: u32, failures: u32| {
+            let mut probe = Map::new();
+            probe.insert("httpGet".to_owned(), json!({"path": "/health", "port": "http"}));
+            if initial > 0 {
+                probe.insert("initialDelaySeconds".to_owned(), initial.into());
+            }
+            probe.insert("periodSeconds".to_owned(), period.into());
+            probe.insert("timeoutSeconds".to_owned(), 3.into());
+            probe.insert("failureThreshold".to_owned(), failures.into());
+            Value::Object(probe)
+        };
+        let mut container = Map::new();
+        container.insert("name".to_owned(), names::PROXY_CONTAINER.into());
+        container.insert("image".to_owned(), self.settings.runner_image.clone().into());
+        container.insert("command".to_owned(), json!(["skep", "proxy"]));
+        container.insert("args".to_owned(), json!(self.args));
+        container.insert("ports".to_owned(), json!([{"name": "http", "containerPort": config.port, "protocol": "TCP"}]));
+        container.insert("env".to_owned(), self.env().into());
+        if let Some(resources) = resources(self.resources) {
+            container.insert("resources".to_owned(), resources);
+        }
+        container.insert("startupProbe".to_owned(), probe(0, 5, 18));
+        container.insert("livenessProbe".to_owned(), probe(30, 10, 3));
+        container.insert("readinessProbe".to_owned(), probe(self.readiness_delay, 5, 3));
+        container.insert(
+            "securityContext".to_owned(),
+            json!({
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "runAsNonRoot": true,
+                "runAsUser": 1000,
+                "runAsGroup": 1000,
+                "capabilities": {"drop": ["ALL"]},
+            }),
+        );
+        container.insert("volumeMounts".to_owned(), mounts.into());
+        Value::Object(container)
+    }
+
+    /// Environment in the order that ToolHive has: credentials, the manifest's own, sessions,
+    /// generation, and the defaults for what nobody has set.
+    fn env(&self) -> Vec<Value> {
+        let mut env = Vec::new();
+        let from_secret = |source: &super::super::EnvSource| {
+            json!({"name": source.name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}})
+        };
+        let late = "THV_SESSION_REDIS_PASSWORD";
+        env.extend(self.workload.env.iter().filter(|source| source.name != late).map(from_secret));
+        let mut taken: BTreeSet<String> = self.workload.env.iter().map(|source| source.name.clone()).collect();
+        for variable in self.overrides.proxy_deployment.iter().flat_map(|part| part.env.iter().flatten()) {
+            if taken.insert(variable.name.clone()) {
+                env.push(json!({"name": variable.name, "value": variable.value}));
+            }
+        }
+        env.extend(self.workload.env.iter().filter(|source| source.name == late).map(from_secret));
+        if self.generation.is_some() {
+            let field = format!("metadata.annotations['{}']", names::GENERATION);
+            env.push(json!({
+                "name": "THV_MCPSERVER_GENERATION",
+                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": field}},
+            }));
+        }
+        let secrets = taken.iter().any(|name| name.starts_with("TOOLHIVE_SECRET_"));
+        for (name, value, wanted) in [
+            ("XDG_CONFIG_HOME", "/tmp", true),
+            ("HOME", "/tmp", true),
+            ("TOOLHIVE_RUNTIME", "kubernetes", true),
+            ("UNSTRUCTURED_LOGS", "false", true),
+            ("TOOLHIVE_SECRETS_PROVIDER", "environment", secrets),
+        ] {
+            if wanted && !taken.contains(name) {
+                env.push(json!({"name": name, "value": value}));
+            }
+        }
+        env
+    }
+
+    /// Volumes and mounts. Always whole directories: a subPath would never follow a change.
+    fn mounts(&self) -> (Vec<Value>, Vec<Value>) {
+        let mut volumes = vec![
+            json!({"name": "runconfig", "configMap": {"name": names::runconfig(self.owner.name)}}),
+            json!({"name": "tmp", "emptyDir": {}}),
+        ];
+        let mut mounts = vec![
+            json!({"name": "runconfig", "mountPath": names::RUNCONFIG_DIR, "readOnly": true}),
+            json!({"name": "tmp", "mountPath": "/tmp"}),
+        ];
+        for volume in self.volumes {
+            volumes.push(json!({"name": volume.name, "hostPath": {"path": volume.host_path}}));
+            let mut mount = json!({"name": volume.name, "mountPath": volume.mount_path});
+            if let (true, Some(map)) = (volume.read_only.unwrap_or(false), mount.as_object_mut()) {
+                map.insert("readOnly".to_owned(), true.into());
+            }
+            mounts.push(mount);
+        }
+        if let Some((name, key)) = self.authorization.and_then(|authorization| authorization.config_map.as_ref()) {
+            volumes.push(json!({
+                "name": "authz-config",
+                "configMap": {"name": name, "items": [{"key": key, "path": AUTHZ_FILE}]},
+            }));
+            mounts.push(json!({"name": "authz-config", "mountPath": names::AUTHZ_DIR, "readOnly": true}));
+        }
+        let mut seen = BTreeSet::new();
+        for file in &self.workload.files {
+            let KeySource::ConfigMap { name, .. } = &file.source else { continue };
+            if seen.insert(name.clone()) {
+                let volume = format!("oidc-ca-bundle-{name}");
+                volumes.push(json!({"name": volume, "configMap": {"name": name}}));
+                mounts.push(json!({"name": volume, "mountPath": format!("{}/{name}", names::CA_DIR), "readOnly": true}));
+            }
+        }
+        (volumes, mounts)
+    }
+}
+
+fn resources(resources: &Resources) -> Option<Value> {
+    let list = |list: &ResourceList| {
+        let mut map = Map::new();
+        for (name, value) in [("cpu", &list.cpu), ("memory", &list.memory)] {
+            if let Some(value) = value {
+                map.insert(name.to_owned(), value.clone().into());
+            }
+        }
+        map
+    };
+    let mut all = Map::new();
+    for (name, part) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        let part = part.as_ref().map(list).unwrap_or_default();
+        if !part.is_empty() {
+            all.insert(name.to_owned(), part.into());
+        }
+    }
+    (!all.is_empty()).then_some(Value::Object(all))
+}

@@ -1,0 +1,437 @@
+//! How incoming tokens are judged: from any of the places where it can be written to `oidc_config`.
+
+use skep_api::crd::oidc::{
+    CLUSTER_AUDIENCE, CLUSTER_ISSUER, EmbeddedOidc, EmbeddedOidcSource, InlineOidc, KubernetesOidc, OidcConfigSpec,
+    OidcSource, read_config_map,
+};
+use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
+use skep_api::crd::reference::{CaBundleSource, OidcConfigRef};
+use skep_api::crd::{Kind, Spec};
+use skep_api::names::CA_DIR;
+use skep_api::runconfig::OidcConfig;
+use url::Url;
+
+use super::duration;
+use super::findings::{Findings, OIDC_REF};
+use super::remote_url::is_loopback;
+use super::{EnvSource, FileSource, KeySource};
+
+/// Reason of everything that is wrong with how callers are authenticated.
+pub(super) const AUTH_INVALID: &str = "AuthInvalid";
+const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+const CLUSTER_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// Scope that clients are told to ask for when nothing is said.
+const DEFAULT_SCOPE: &str = "openid";
+const ALGORITHMS: [&str; 9] =
+    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+/// Largest tolerance for clocks.
+const MAX_CLOCK_SKEW: u64 = 300;
+
+/// What follows from an OIDC config.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Authentication {
+    pub(super) config: OidcConfig,
+    pub(super) allowed_algorithms: Vec<String>,
+    pub(super) clock_skew_seconds: Option<u64>,
+    pub(super) files: Vec<FileSource>,
+    pub(super) env: Vec<EnvSource>,
+}
+
+/// The two places in a workload's spec.
+pub(super) struct Written<'s> {
+    pub(super) embedded: Option<&'s EmbeddedOidc>,
+    pub(super) reference: Option<&'s OidcConfigRef>,
+    /// URL of the workload's Service, the resource when none is said.
+    pub(super) service_url: &'s str,
+}
+
+/// Plans authentication. `None` when nothing is written, or when it is wrong.
+pub(super) fn plan(written: &Written<'_>, findings: &mut Findings<'_>) -> Option<Authentication> {
+    let errors = findings.errors();
+    let mut planned = match (written.embedded, written.reference) {
+        (Some(_), Some(_)) => {
+            findings.error(
+                "spec.oidcConfigRef",
+                CONFLICTING_FIELDS,
+                "`oidcConfig` and `oidcConfigRef` are both given. Keep one.",
+            );
+            None
+        }
+        (Some(embedded), None) => from_embedded(embedded, findings),
+        (None, Some(reference)) => from_reference(reference, findings),
+        (None, None) => None,
+    };
+    if let Some(planned) = &mut planned {
+        // On this machine the proxy knows its own address better than any Service name.
+        if planned.config.resource_url.is_empty() && !findings.world.is_local() {
+            written.service_url.clone_into(&mut planned.config.resource_url);
+        }
+        if planned.config.scopes.is_empty() {
+            planned.config.scopes.push(DEFAULT_SCOPE.to_owned());
+        }
+    }
+    if findings.errors() > errors {
+        if let Some(problem) = findings.problems.iter().rev().find(|problem| problem.is_error()).cloned() {
+            findings.fails("AuthConfigured", AUTH_INVALID, problem.message);
+        }
+        return None;
+    }
+    planned
+}
+
+fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Option<Authentication> {
+    let path = "spec.oidcConfigRef";
+    if reference.audience.is_empty() {
+        findings.error(format!("{path}.audience"), AUTH_INVALID, "The audience is missing: without it, tokens made for others would be let in.");
+    }
+    let object = findings.config(Kind::MCPOIDCConfig, &reference.name, &format!("{path}.name"), OIDC_REF)?;
+    let Spec::OidcConfig(spec) = &object.spec else { return None };
+    let mut planned = from_spec(spec, findings, Some(&format!("{path}.name")))?;
+    planned.config.audience.clone_from(&reference.audience);
+    resource_url(reference.resource_url.as_deref(), &format!("{path}.resourceUrl"), &mut planned, findings);
+    if let Some(scopes) = &reference.scopes {
+        planned.config.scopes.clone_from(scopes);
+    }
+    Some(planned)
+}
+
+/// Plans a shared config. `at` replaces the paths when it is looked at from a workload.
+pub(super) fn from_spec(spec: &OidcConfigSpec, findings: &mut Findings<'_>, at: Option<&str>) -> Option<Authentication> {
+    let path = |block: &str| at.map_or_else(|| format!("spec.{block}"), ToOwned::to_owned);
+    match (spec.kind, &spec.inline, &spec.kubernetes_service_account) {
+        (OidcSource::Inline, Some(inline), None) => from_inline(inline, &Place::of(path("inline"), at.is_some()), findings),
+        (OidcSource::KubernetesServiceAccount, None, block) => {
+            let block = block.clone().unwrap_or_default();
+            from_cluster(&block, &Place::of(path("kubernetesServiceAccount"), at.is_some()), findings)
+        }
+        (OidcSource::Inline, None, _) => {
+            findings.error(path("inline"), INVALID_FIELD, "`type` is `inline`, which needs the block `inline`.");
+            None
+        }
+        (OidcSource::Inline, Some(_), Some(_)) => {
+            findings.error(path("kubernetesServiceAccount"), CONFLICTING_FIELDS, "`type` is `inline`, so this block has no meaning. Remove it.");
+            None
+        }
+        (OidcSource::KubernetesServiceAccount, Some(_), _) => {
+            findings.error(path("inline"), CONFLICTING_FIELDS, "`type` is `kubernetesServiceAccount`, so this block has no meaning. Remove it.");
+            None
+        }
+    }
+}
+
+fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option<Authentication> {
+    let at = "spec.oidcConfig";
+    let kind = embedded.kind.unwrap_or_default();
+    for (block, there, wanted) in [
+        ("inline", embedded.inline.is_some(), EmbeddedOidcSource::Inline),
+        ("configMap", embedded.config_map.is_some(), EmbeddedOidcSource::ConfigMap),
+        ("kubernetes", embedded.kubernetes.is_some(), EmbeddedOidcSource::Kubernetes),
+    ] {
+        if there && wanted != kind {
+            let message = if embedded.kind.is_none() {
+                format!("`type` is missing, which means `kubernetes`, so this block has no meaning. Add `type: {block}`.")
+            } else {
+                "`type` names another block, so this one has no meaning. Remove it, or change `type`.".to_owned()
+            };
+            findings.error(format!("{at}.{block}"), CONFLICTING_FIELDS, message);
+            return None;
+        }
+    }
+    let mut planned = match kind {
+        EmbeddedOidcSource::Kubernetes => {
+            let block = embedded.kubernetes.clone().unwrap_or_default();
+            from_cluster(&block, &Place::of(format!("{at}.kubernetes"), false), findings)?
+        }
+        EmbeddedOidcSource::Inline => {
+            let Some(inline) = &embedded.inline else {
+                findings.error(format!("{at}.inline"), INVALID_FIELD, "`type` is `inline`, which needs the block `inline`.");
+                return None;
+            };
+            from_inline(inline, &Place::of(format!("{at}.inline"), false), findings)?
+        }
+        EmbeddedOidcSource::ConfigMap => from_config_map(embedded, findings)?,
+    };
+    resource_url(embedded.resource_url.as_deref(), &format!("{at}.resourceUrl"), &mut planned, findings);
+    if planned.config.audience.is_empty() {
+        if planned.config.resource_url.is_empty() {
+            findings.error(
+                format!("{at}.inline.audience"),
+                AUTH_INVALID,
+                "The audience is missing, and there is no `resourceUrl` to take its place: tokens made for others would be let in.",
+            );
+            return None;
+        }
+        planned.config.audience.clone_from(&planned.config.resource_url);
+    }
+    Some(planned)
+}
+
+fn from_config_map(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option<Authentication> {
+    let at = "spec.oidcConfig.configMap";
+    let Some(reference) = &embedded.config_map else {
+        findings.error(at, INVALID_FIELD, "`type` is `configMap`, which needs the block `configMap`.");
+        return None;
+    };
+    let key = reference.key.as_deref().unwrap_or("oidc.json");
+    let Some(data) = findings.world.config_maps.get(&reference.name) else {
+        findings.missing(at, "OIDCConfigMapNotFound", &format!("The ConfigMap `{}`", reference.name));
+        return None;
+    };
+    let Some(text) = data.get(key) else {
+        findings.missing(at, "OIDCConfigMapNotFound", &format!("The key `{key}` of the ConfigMap `{}`", reference.name));
+        return None;
+    };
+    let value = match skep_api::yaml::single(text) {
+        Ok(document) => document.value,
+        Err(error) => {
+            findings.error(at, AUTH_INVALID, format!("`{key}` of the ConfigMap `{}` is not JSON or YAML: {error}.", reference.name));
+            return None;
+        }
+    };
+    let mut problems = Vec::new();
+    let read = read_config_map(&value, "", &mut problems);
+    for problem in problems {
+        let mut text = problem.message;
+        if !problem.path.is_empty() {
+            text = format!("`{}` in it: {text}", problem.path);
+        }
+        findings.error(at, AUTH_INVALID, format!("`{key}` of the ConfigMap `{}` is not valid. {text}", reference.name));
+    }
+    let (mut inline, resource) = read?;
+    if reference.ca_bundle_ref.is_some() {
+        inline.ca_bundle_ref.clone_from(&reference.ca_bundle_ref);
+    }
+    let mut planned = from_inline(&inline, &Place::of(at.to_owned(), true), findings)?;
+    resource_url(resource.as_deref(), at, &mut planned, findings);
+    Some(planned)
+}
+
+/// Where settings stand, for the paths of problems.
+struct Place {
+    block: String,
+    /// The settings are not in this object, so a field of them has no path of its own.
+    elsewhere: bool,
+}
+
+impl Place {
+    fn of(block: String, elsewhere: bool) -> Self {
+        Self { block, elsewhere }
+    }
+
+    fn field(&self, name: &str) -> String {
+        if self.elsewhere { self.block.clone() } else { format!("{}.{name}", self.block) }
+    }
+}
+
+fn from_inline(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) -> Option<Authentication> {
+    let insecure = inline.insecure_allow_http.unwrap_or(false);
+    let issuer = endpoint(&inline.issuer, &at.field("issuer"), Endpoint::Issuer, insecure, findings);
+    let jwks = inline.jwks_url.as_deref().and_then(|url| endpoint(url, &at.field("jwksUrl"), Endpoint::Jwks, insecure, findings));
+    let local_http = findings.world.is_local() && [&issuer, &jwks].into_iter().flatten().any(is_loopback);
+    let mut planned = Authentication {
+        config: OidcConfig {
+            issuer: inline.issuer.clone(),
+            audience: inline.audience.clone().unwrap_or_default(),
+            jwks_url: inline.jwks_url.clone().unwrap_or_default(),
+            client_id: inline.client_id.clone().unwrap_or_default(),
+            ca_cert_path: inline.thv_ca_bundle_path.clone().unwrap_or_default(),
+            allow_private_ip: inline.jwks_allow_private_ip.unwrap_or(false)
+                || inline.protected_resource_allow_private_ip.unwrap_or(false)
+                || local_http,
+            insecure_allow_http: insecure || local_http,
+            introspection_url: inline.introspection_url.clone().unwrap_or_default(),
+            scopes: inline.scopes.clone().unwrap_or_default(),
+            ..OidcConfig::default()
+        },
+        ..Authentication::default()
+    };
+    if insecure && !findings.world.is_local() {
+        findings.warning(at.field("insecureAllowHTTP"), "OIDCIssuerInsecure", "Keys may be fetched over plain http; whoever is on the way can then make tokens. For development only.");
+    }
+    ca_bundle(inline.ca_bundle_ref.as_ref(), at, &mut planned, findings);
+    token_file(inline, at, issuer.as_ref(), jwks.as_ref(), &mut planned, findings);
+    introspection(inline, at, &mut planned, findings);
+    algorithms(inline, at, &mut planned, findings);
+    clock_skew(inline, at, &mut planned, findings);
+    not_yet(inline, at, findings);
+    Some(planned)
+}
+
+fn from_cluster(block: &KubernetesOidc, at: &Place, findings: &mut Findings<'_>) -> Option<Authentication> {
+    if findings.world.is_local() {
+        findings.error(at.block.clone(), AUTH_INVALID, "Tokens of ServiceAccounts can only be judged inside a cluster; use `inline` here.");
+        return None;
+    }
+    let cluster_auth = block.use_cluster_auth.unwrap_or(true);
+    let issuer = block.issuer.clone().filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| CLUSTER_ISSUER.to_owned());
+    endpoint(&issuer, &at.field("issuer"), Endpoint::Issuer, false, findings);
+    if let Some(url) = &block.jwks_url {
+        endpoint(url, &at.field("jwksUrl"), Endpoint::Jwks, false, findings);
+    }
+    let mut config = OidcConfig {
+        issuer,
+        audience: block.audience.clone().filter(|audience| !audience.is_empty()).unwrap_or_else(|| CLUSTER_AUDIENCE.to_owned()),
+        jwks_url: block.jwks_url.clone().unwrap_or_default(),
+        introspection_url: block.introspection_url.clone().unwrap_or_default(),
+        ..OidcConfig::default()
+    };
+    if cluster_auth {
+        CLUSTER_CA.clone_into(&mut config.ca_cert_path);
+        config.allow_private_ip = true;
+        // The pod's own token is for the API server alone.
+        if is_api_server(&config.issuer) && (config.jwks_url.is_empty() || is_api_server(&config.jwks_url)) {
+            CLUSTER_TOKEN.clone_into(&mut config.auth_token_file);
+        }
+    }
+    warn_introspection(&config.introspection_url, at, findings);
+    Some(Authentication { config, ..Authentication::default() })
+}
+
+#[derive(Clone, Copy)]
+enum Endpoint {
+    Issuer,
+    Jwks,
+}
+
+impl Endpoint {
+    fn invalid(self) -> &'static str {
+        match self {
+            Self::Issuer => "OIDCIssuerInvalid",
+            Self::Jwks => "JWKSURLInvalid",
+        }
+    }
+}
+
+fn endpoint(text: &str, path: &str, what: Endpoint, insecure: bool, findings: &mut Findings<'_>) -> Option<Url> {
+    let url = match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        _ => {
+            findings.error(path, what.invalid(), format!("`{text}` is not an https URL."));
+            return None;
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        findings.error(path, what.invalid(), "The URL holds a user name or password.");
+    } else if url.fragment().is_some() || (matches!(what, Endpoint::Issuer) && url.query().is_some()) {
+        findings.error(path, what.invalid(), "The URL of an issuer has no query and no fragment (OpenID Connect Discovery 1.0 §3).");
+    }
+    let near = findings.world.is_local() && is_loopback(&url);
+    if url.scheme() == "http" && !insecure && !near {
+        findings.error(path, "OIDCIssuerInsecure", "The URL is plain http. Use https; `insecureAllowHTTP: true` is for development only.");
+    }
+    Some(url)
+}
+
+fn resource_url(text: Option<&str>, path: &str, planned: &mut Authentication, findings: &mut Findings<'_>) {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return };
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.fragment().is_none() => {
+            text.clone_into(&mut planned.config.resource_url);
+        }
+        _ => findings.error(path, AUTH_INVALID, format!("`{text}` is not an http or https URL without a fragment (RFC 8707 §2).")),
+    }
+}
+
+fn ca_bundle(source: Option<&CaBundleSource>, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
+    let Some(key) = source.and_then(|source| source.config_map_ref.as_ref()) else { return };
+    let path = at.field("caBundleRef");
+    let name = key.key.as_deref().unwrap_or("ca.crt");
+    match findings.world.config_maps.get(&key.name) {
+        None => findings.missing_detail(path, "CABundleRefNotFound", &format!("The ConfigMap `{}`", key.name)),
+        Some(data) => match data.get(name) {
+            None => findings.missing_detail(path, "CABundleRefNotFound", &format!("The key `{name}` of the ConfigMap `{}`", key.name)),
+            Some(text) if !text.contains("-----BEGIN CERTIFICATE-----") => {
+                findings.error(path, "CABundleRefInvalid", format!("`{name}` of the ConfigMap `{}` holds no PEM certificate.", key.name));
+                findings.fails("CABundleRefValidated", "CABundleRefInvalid", "The CA bundle holds no certificate.");
+            }
+            Some(_) => findings.holds("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there."),
+        },
+    }
+    let file = format!("{CA_DIR}/{}/{name}", key.name);
+    planned.config.ca_cert_path.clone_from(&file);
+    planned.files.push(FileSource { path: file, source: KeySource::ConfigMap { name: key.name.clone(), key: name.to_owned() } });
+}
+
+fn token_file(
+    inline: &InlineOidc,
+    at: &Place,
+    issuer: Option<&Url>,
+    jwks: Option<&Url>,
+    planned: &mut Authentication,
+    findings: &mut Findings<'_>,
+) {
+    let Some(file) = inline.jwks_auth_token_path.as_deref().filter(|file| !file.is_empty()) else { return };
+    let receiver = jwks.or(issuer);
+    if file == CLUSTER_TOKEN && receiver.is_some_and(|url| is_api_server(url.as_str())) {
+        file.clone_into(&mut planned.config.auth_token_file);
+    } else {
+        findings.error(
+            at.field("jwksAuthTokenPath"),
+            AUTH_INVALID,
+            format!("This file would be sent to the issuer. Only `{CLUSTER_TOKEN}` may be, and only to the Kubernetes API server. Remove the field."),
+        );
+    }
+}
+
+fn is_api_server(url: &str) -> bool {
+    Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_ascii_lowercase)).is_some_and(|host| {
+        matches!(host.as_str(), "kubernetes.default" | "kubernetes.default.svc" | "kubernetes.default.svc.cluster.local")
+    })
+}
+
+fn introspection(inline: &InlineOidc, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
+    warn_introspection(&planned.config.introspection_url, at, findings);
+    if inline.client_secret.is_some() {
+        findings.warning(at.field("clientSecret"), "SecretInManifest", "A secret in a manifest can be read by everybody who can read the object. It is not passed on: put it into a Secret and use `clientSecretRef`.");
+    }
+    if let Some(secret) = &inline.client_secret_ref {
+        findings.secret(&at.field("clientSecretRef"), "OIDCClientSecretNotFound", &secret.name, &secret.key);
+        planned.env.push(EnvSource {
+            name: "TOOLHIVE_OIDC_CLIENT_SECRET".to_owned(),
+            secret: secret.name.clone(),
+            key: secret.key.clone(),
+        });
+    }
+}
+
+fn warn_introspection(url: &str, at: &Place, findings: &mut Findings<'_>) {
+    if !url.is_empty() {
+        findings.warning(at.field("introspectionUrl"), "NotYetRunnable", "This version judges JWTs by their signature only and refuses opaque tokens, so nothing is introspected.");
+    }
+}
+
+fn algorithms(inline: &InlineOidc, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
+    for (index, algorithm) in inline.allowed_algorithms.iter().flatten().enumerate() {
+        if ALGORITHMS.contains(&algorithm.as_str()) {
+            planned.allowed_algorithms.push(algorithm.clone());
+        } else {
+            findings.error(
+                format!("{}[{index}]", at.field("allowedAlgorithms")),
+                AUTH_INVALID,
+                format!("`{algorithm}` is not an asymmetric signature algorithm that is supported. Those are {}.", ALGORITHMS.join(", ")),
+            );
+        }
+    }
+}
+
+fn clock_skew(inline: &InlineOidc, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
+    let Some(text) = &inline.clock_skew else { return };
+    match duration::parse(text).map(|skew| skew.as_secs()) {
+        Some(seconds) if seconds <= MAX_CLOCK_SKEW => planned.clock_skew_seconds = Some(seconds),
+        _ => findings.error(at.field("clockSkew"), AUTH_INVALID, format!("`{text}` is not a duration of at most 5m, such as `30s`.")),
+    }
+}
+
+/// Fields that a later version runs. They protect something, so they are refused rather than passed over.
+fn not_yet(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) {
+    for (field, there) in [
+        ("claimMappings", inline.claim_mappings.as_ref().is_some_and(|mappings| !mappings.given().is_empty())),
+        ("jwksCertFingerprint", inline.jwks_cert_fingerprint.is_some()),
+        ("jwksPins", inline.jwks_pins.as_ref().is_some_and(|pins| !pins.is_empty())),
+        ("requiredScopes", inline.required_scopes.as_ref().is_some_and(|scopes| !scopes.is_empty())),
+    ] {
+        if there {
+            findings.error(at.field(field), "NotSupported", format!("This version does not run `{field}` yet, and does not drop it in silence. Remove it."));
+        }
+    }
+}

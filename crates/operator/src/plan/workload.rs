@@ -1,0 +1,328 @@
+//! What MCPServer and MCPRemoteProxy have in common.
+
+use serde_json::{Value, json};
+use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
+use skep_api::crd::pod::{
+    EmbeddedTelemetry, RateLimiting, ResourceOverrides, Resources, SessionProvider, SessionStorage,
+};
+use skep_api::crd::reference::TelemetryConfigRef;
+use skep_api::crd::{Kind, Object};
+use skep_api::names;
+use skep_api::runconfig::{AuditConfig, AuthMode, RunConfig, SkepExtension, TelemetryConfig};
+
+use super::authz::Authorization;
+use super::findings::Findings;
+use super::oidc::Authentication;
+use super::outgoing::{NOT_SUPPORTED, NOT_YET_RUNNABLE};
+use super::tools::Tools;
+use super::{EnvSource, Missing, World, middleware};
+
+/// Namespace label under which a manifest may ask for what its author could otherwise not do.
+const ALLOW_PRIVILEGED: &str = "skep.dev/allow-privileged-template";
+
+/// Judges the name: what is made from it has to be a valid name and nobody else's.
+pub(super) fn name(object: &Object, findings: &mut Findings<'_>) {
+    let name = object.metadata.name.as_str();
+    let longest = match object.kind {
+        Kind::MCPServer => names::SERVER_NAME_MAX,
+        _ => names::REMOTE_PROXY_NAME_MAX,
+    };
+    let path = "metadata.name";
+    if name.is_empty() {
+        return;
+    }
+    if name.len() > longest {
+        findings.error(path, "InvalidName", format!("The name has {} characters, and the names made from it have room for {longest}. Choose a shorter one.", name.len()));
+    } else if !names::is_dns_label(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        findings.error(path, "InvalidName", "Services are named after it, so it has to begin with a lower-case letter and may have only lower-case letters, digits and `-`.");
+    }
+    let mine = generated(object.kind, name);
+    for other in &findings.world.workloads {
+        if other.kind == object.kind && other.name == name {
+            break;
+        }
+        let theirs = generated(other.kind, &other.name);
+        if let Some(shared) = mine.iter().find(|made| theirs.contains(made)) {
+            let message = format!("The {} `{}` is older and has the {} `{}` already. Choose another name.", other.kind, other.name, shared.0, shared.1);
+            findings.error(path, "NameCollision", message);
+            break;
+        }
+    }
+}
+
+/// Kind and name of the objects that follow from a name, as far as they can collide.
+fn generated(kind: Kind, name: &str) -> Vec<(&'static str, String)> {
+    let mut made = vec![("Deployment", name.to_owned()), ("ConfigMap", names::runconfig(name)), ("ConfigMap", names::inline_authz(name))];
+    if kind == Kind::MCPServer {
+        made.extend([
+            ("StatefulSet", name.to_owned()),
+            ("Service", name.to_owned()),
+            ("Service", names::server_service(name)),
+            ("Service", names::backend_service(name)),
+            ("Service", names::backend_headless_service(name)),
+            ("ServiceAccount", names::server_runner(name)),
+            ("ServiceAccount", names::backend_account(name)),
+        ]);
+    } else {
+        made.extend([("Service", names::remote_proxy_service(name)), ("ServiceAccount", names::remote_proxy_runner(name))]);
+    }
+    made
+}
+
+/// Judges resources, overrides and other parts that only objects are made from.
+pub(super) fn surroundings(resources: &Resources, overrides: &ResourceOverrides, findings: &mut Findings<'_>) {
+    for (part, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        let Some(list) = list else { continue };
+        for (name, value) in [("cpu", &list.cpu), ("memory", &list.memory)] {
+            if let Some(value) = value
+                && !is_quantity(value)
+            {
+                findings.error(format!("spec.resources.{part}.{name}"), INVALID_FIELD, format!("`{value}` is not a quantity such as `100m` or `128Mi`."));
+            }
+        }
+    }
+    let deployment = overrides.proxy_deployment.clone().unwrap_or_default();
+    let service = overrides.proxy_service.clone().unwrap_or_default();
+    let pods = deployment.pod_template_metadata_overrides.clone().unwrap_or_default();
+    let at = "spec.resourceOverrides";
+    for (part, labels) in [
+        ("proxyDeployment.labels", &deployment.labels),
+        ("proxyService.labels", &service.labels),
+        ("proxyDeployment.podTemplateMetadataOverrides.labels", &pods.labels),
+    ] {
+        for key in labels.iter().flatten().map(|(key, _)| key).filter(|key| names::is_reserved_label(key)) {
+            findings.error(format!("{at}.{part}.{key}"), "ReservedLabel", format!("The label `{key}` belongs to the operator. Choose another."));
+        }
+    }
+    for key in service.annotations.iter().flatten().map(|(key, _)| key) {
+        if ["load-balancer", "external-dns", "cloud.google.com/", "networking.gke.io/"].iter().any(|part| key.contains(part)) {
+            privileged(&format!("{at}.proxyService.annotations.{key}"), "publishes the proxy outside the cluster", findings);
+        }
+    }
+    for key in pods.annotations.iter().flatten().map(|(key, _)| key) {
+        let path = format!("{at}.proxyDeployment.podTemplateMetadataOverrides.annotations.{key}");
+        pod_annotation(&path, key, findings);
+    }
+    for (index, variable) in deployment.env.iter().flatten().enumerate() {
+        let path = format!("{at}.proxyDeployment.env[{index}].name");
+        if !is_variable(&variable.name) {
+            findings.error(&path, INVALID_FIELD, format!("`{}` is not the name of an environment variable.", variable.name.escape_debug()));
+        } else if deployment.env.iter().flatten().take(index).any(|other| other.name == variable.name) {
+            findings.error(&path, "DuplicateEntry", format!("`{}` is set already; keep one.", variable.name));
+        } else if variable.name.starts_with("TOOLHIVE_SECRET_") || variable.name.ends_with("_CLIENT_SECRET") || variable.name == "THV_SESSION_REDIS_PASSWORD" {
+            findings.warning(&path, "SecretInManifest", "This looks like a secret, and everybody who can read the object can read it.");
+        }
+    }
+}
+
+/// Judges an annotation of a pod.
+pub(super) fn pod_annotation(path: &str, key: &str, findings: &mut Findings<'_>) {
+    let Some(vault) = key.strip_prefix("vault.hashicorp.com/") else { return };
+    if ["agent-json-patch", "agent-init-json-patch", "agent-image", "agent-configmap", "agent-extra-secret"].contains(&vault)
+        || vault.starts_with("agent-inject-command-")
+    {
+        privileged(path, "runs code of its own in the pod", findings);
+    } else if vault == "agent-inject" {
+        findings.warning(path, NOT_YET_RUNNABLE, "The Vault agent will write its files into the pod, but this version does not pass them on to the MCP server yet.");
+    }
+}
+
+/// Something that needs a label on the namespace, because the author of the manifest could otherwise
+/// do through the operator what he can't do himself.
+pub(super) fn privileged(path: &str, does: &str, findings: &mut Findings<'_>) {
+    let world = findings.world;
+    if world.namespace_labels.get(ALLOW_PRIVILEGED).is_some_and(|value| value != "false") {
+        return;
+    }
+    let message = format!("This {does}, which needs the label `{ALLOW_PRIVILEGED}: \"true\"` on the namespace.");
+    match world.settings.missing {
+        Missing::Warn => findings.warning(path, "PrivilegedTemplate", message),
+        Missing::Refuse => findings.error(path, "PrivilegedTemplate", message),
+    }
+}
+
+/// True for a name that an environment variable can have.
+pub(super) fn is_variable(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// A Kubernetes quantity, `apimachinery`'s grammar.
+fn is_quantity(text: &str) -> bool {
+    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, suffix) = text.split_at(digits);
+    let number_ok = number.chars().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1;
+    let exponent_ok = suffix
+        .strip_prefix(['e', 'E'])
+        .is_some_and(|exponent| exponent.parse::<i8>().is_ok());
+    number_ok && (exponent_ok || ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].contains(&suffix))
+}
+
+/// Protections that a later version runs: refused, because passing them over would leave them open.
+pub(super) fn not_yet(rate_limiting: Option<&RateLimiting>, webhooks: Option<&str>, findings: &mut Findings<'_>) {
+    if rate_limiting.is_some() {
+        findings.error("spec.rateLimiting", NOT_SUPPORTED, "This version does not limit calls yet, and does not pass a limit over in silence. Remove it.");
+    }
+    if webhooks.is_some() {
+        findings.error("spec.webhookConfigRef", NOT_SUPPORTED, "This version does not call webhooks yet, and does not pass them over in silence. Remove it.");
+    }
+}
+
+/// Metrics and traces.
+pub(super) fn telemetry(
+    name: &str,
+    embedded: Option<&EmbeddedTelemetry>,
+    reference: Option<&TelemetryConfigRef>,
+    findings: &mut Findings<'_>,
+) -> Option<TelemetryConfig> {
+    if reference.is_some() {
+        if embedded.is_some() {
+            findings.error("spec.telemetryConfigRef", CONFLICTING_FIELDS, "`telemetry` and `telemetryConfigRef` are both given. Keep one.");
+        }
+        findings.warning("spec.telemetryConfigRef", NOT_YET_RUNNABLE, "This version does not read MCPTelemetryConfig yet; metrics are served as without it.");
+    }
+    let embedded = embedded?;
+    let prometheus = embedded.prometheus.as_ref().and_then(|part| part.enabled).unwrap_or(false);
+    let otel = embedded.open_telemetry.clone().filter(|otel| otel.enabled.unwrap_or(false));
+    if otel.is_none() && !prometheus {
+        return None;
+    }
+    let mut config = TelemetryConfig {
+        service_name: name.to_owned(),
+        enable_prometheus_metrics_path: prometheus,
+        ..TelemetryConfig::default()
+    };
+    if let Some(otel) = otel {
+        let at = "spec.telemetry.openTelemetry";
+        findings.warning(at, NOT_YET_RUNNABLE, "This version does not send traces or metrics over OTLP yet; Prometheus metrics are served.");
+        let endpoint = otel.endpoint.unwrap_or_default();
+        config.endpoint = endpoint.trim_start_matches("https://").trim_start_matches("http://").to_owned();
+        config.service_name = otel.service_name.filter(|name| !name.is_empty()).unwrap_or(config.service_name);
+        config.insecure = otel.insecure.unwrap_or(false);
+        config.metrics_enabled = otel.metrics.and_then(|part| part.enabled).unwrap_or(false);
+        let tracing = otel.tracing.unwrap_or_default();
+        config.tracing_enabled = tracing.enabled.unwrap_or(false);
+        config.sampling_rate = tracing.sampling_rate.unwrap_or_else(|| "0.05".to_owned());
+        if config.sampling_rate.parse::<f64>().map_or(true, |rate| !(0.0..=1.0).contains(&rate)) {
+            findings.error(format!("{at}.tracing.samplingRate"), INVALID_FIELD, "The sampling rate is a number from 0 to 1, in quotes.");
+        }
+        if !config.endpoint.is_empty() && !config.metrics_enabled && !config.tracing_enabled {
+            findings.error(at, INVALID_FIELD, "An endpoint is given, but neither `metrics` nor `tracing` is enabled.");
+        }
+        for (index, header) in otel.headers.unwrap_or_default().into_iter().enumerate() {
+            match header.split_once('=') {
+                Some((key, value)) => {
+                    config.headers.insert(key.to_owned(), value.to_owned());
+                }
+                None => findings.error(format!("{at}.headers[{index}]"), INVALID_FIELD, "A header is written as `name=value`."),
+            }
+        }
+    }
+    Some(config)
+}
+
+/// The session store, and the password's variable.
+pub(super) fn sessions(storage: Option<&SessionStorage>, findings: &mut Findings<'_>) -> (Option<Value>, Option<EnvSource>) {
+    let Some(storage) = storage.filter(|storage| storage.provider == SessionProvider::Redis) else { return (None, None) };
+    let at = "spec.sessionStorage";
+    let Some(address) = storage.address.as_deref().filter(|address| !address.is_empty()) else {
+        findings.error(format!("{at}.address"), INVALID_FIELD, "The address of Redis is missing.");
+        return (None, None);
+    };
+    findings.warning(at, NOT_YET_RUNNABLE, "This version keeps no sessions in Redis yet; it is planned, and has no effect.");
+    let env = storage.password_ref.as_ref().map(|secret| {
+        findings.secret(&format!("{at}.passwordRef"), "SecretNotFound", &secret.name, &secret.key);
+        EnvSource { name: "THV_SESSION_REDIS_PASSWORD".to_owned(), secret: secret.name.clone(), key: secret.key.clone() }
+    });
+    let redis = json!({
+        "address": address,
+        "db": storage.db.unwrap_or(0),
+        "key_prefix": storage.key_prefix.clone().unwrap_or_default(),
+    });
+    (Some(redis), env)
+}
+
+/// Parts of a RunConfig that both kinds fill in the same way.
+pub(super) struct Protection {
+    pub(super) authentication: Option<Authentication>,
+    pub(super) authorization: Option<Authorization>,
+    pub(super) tools: Option<Tools>,
+    pub(super) audit: bool,
+    pub(super) anonymous: bool,
+    pub(super) allowed_hosts: Vec<String>,
+}
+
+impl Protection {
+    /// Writes the protection into a RunConfig, all but its middleware list.
+    pub(super) fn apply(&self, config: &mut RunConfig) {
+        let mut extension = SkepExtension {
+            auth_mode: if self.anonymous { AuthMode::Anonymous } else { AuthMode::Token },
+            allowed_hosts: self.allowed_hosts.clone(),
+            ..SkepExtension::default()
+        };
+        if let Some(authentication) = &self.authentication {
+            config.thv_ca_bundle.clone_from(&authentication.config.ca_cert_path);
+            config.jwks_auth_token_file.clone_from(&authentication.config.auth_token_file);
+            config.oidc_config = Some(authentication.config.clone());
+            extension.allowed_algorithms.clone_from(&authentication.allowed_algorithms);
+            extension.clock_skew_seconds = authentication.clock_skew_seconds;
+        }
+        config.authz_config = self.authorization.as_ref().map(|authorization| authorization.config.clone());
+        if let Some(tools) = &self.tools {
+            config.tools_filter.clone_from(&tools.filter);
+            config.tools_override.clone_from(&tools.overrides);
+        }
+        config.audit_config = self.audit.then(AuditConfig::default);
+        config.skep = extension;
+    }
+
+    /// Lists the stages, when everything else is in place.
+    pub(super) fn finish(config: &mut RunConfig) {
+        config.middleware_configs = middleware::list(config);
+    }
+}
+
+/// Policies without identities can only judge everybody alike.
+pub(super) fn policies_need_identities(authorization: Option<&Authorization>, authentication: bool, anonymous: bool, findings: &mut Findings<'_>) {
+    if authorization.is_some() && !authentication && !anonymous {
+        findings.warning("spec.authzConfig", "PoliciesWithoutIdentity", "There is no incoming auth, so policies see everybody as the same anonymous caller.");
+    }
+}
+
+/// `allowedHosts` are bare host names, with or without a port.
+pub(super) fn allowed_hosts(hosts: &[String], findings: &mut Findings<'_>) {
+    for (index, host) in hosts.iter().enumerate() {
+        let url = url::Url::parse(&format!("http://{host}/"));
+        let bare = url.is_ok_and(|url| url.path() == "/" && url.username().is_empty() && url.password().is_none() && url.query().is_none());
+        if !bare || host.contains(['/', '?', '#', '@', '*']) {
+            findings.error(format!("spec.allowedHosts[{index}]"), INVALID_FIELD, format!("`{}` is not a host name, with or without a port.", host.escape_debug()));
+        }
+    }
+}
+
+/// Whether the world demands an auth config that is not there.
+pub(super) fn required_auth(world: &World) -> Option<&'static str> {
+    world.requires_auth().then_some("This namespace, or the operator, requires an auth config (`skep.dev/require-auth`). Add `oidcConfigRef`.")
+}
+
+/// `endpointPrefix` is a path.
+pub(super) fn endpoint_prefix(prefix: &str, findings: &mut Findings<'_>) {
+    if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.contains(['?', '#', ' ']) || prefix.contains("..")) {
+        findings.error("spec.endpointPrefix", INVALID_FIELD, "The prefix is a path that begins with `/`.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_are_those_of_kubernetes() {
+        for text in ["1", "100m", "0.5", "128Mi", "1e3", "1E", "2Gi", ".5"] {
+            assert!(is_quantity(text), "{text}");
+        }
+        for text in ["", "lots", "1MB", "1 Gi", "m", "1..5", "1e", "--1"] {
+            assert!(!is_quantity(text), "{text}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What an object is planned in: the objects it refers to, and the operator's settings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skep_api::crd::{Kind, Object};
+use skep_api::names::REQUIRE_AUTH_LABEL;
+
+/// Everything outside an object that decides what it means. All of it is of the object's namespace.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// Settings of the operator, or of the tool that stands in for it.
+    pub settings: Settings,
+    /// Labels of the namespace.
+    pub namespace_labels: BTreeMap<String, String>,
+    /// Config objects.
+    pub configs: BTreeMap<(Kind, String), Object>,
+    /// ConfigMaps with their content.
+    pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// Secrets with their keys; values are never here.
+    pub secrets: BTreeMap<String, BTreeSet<String>>,
+    /// MCPServers and MCPRemoteProxies of the namespace, the oldest first.
+    pub workloads: Vec<WorkloadName>,
+}
+
+/// Name of a workload, for finding generated names that collide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadName {
+    pub kind: Kind,
+    pub name: String,
+}
+
+/// Settings of the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of the proxy.
+    pub runner_image: String,
+    /// Address on which proxies listen.
+    pub proxy_host: String,
+    /// Refuse workloads without an auth config, in every namespace.
+    pub require_auth: bool,
+    /// Where the plan is going to run.
+    pub place: Place,
+    /// What a reference to something unknown counts as.
+    pub missing: Missing,
+    /// Secrets for pulling images, for every pod.
+    pub image_pull_secrets: Vec<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            runner_image: "skep:latest".to_owned(),
+            proxy_host: "0.0.0.0".to_owned(),
+            require_auth: false,
+            place: Place::Cluster,
+            missing: Missing::Refuse,
+            image_pull_secrets: Vec::new(),
+        }
+    }
+}
+
+/// Where a plan is going to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In pods.
+    Cluster,
+    /// In one process on this machine; loopback URLs are allowed, and may be plain http.
+    Local,
+}
+
+/// What a reference to something that is not in the world counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A warning: the files given may not be all there is. What cannot be planned without it is not planned.
+    Warn,
+    /// An error: the world is complete.
+    Refuse,
+}
+
+impl World {
+    /// A config of this namespace.
+    pub fn config(&self, kind: Kind, name: &str) -> Option<&Object> {
+        self.configs.get(&(kind, name.to_owned()))
+    }
+
+    /// True when workloads without an auth config are refused here.
+    pub fn requires_auth(&self) -> bool {
+        self.settings.require_auth
+            || self.namespace_labels.get(REQUIRE_AUTH_LABEL).is_some_and(|value| value != "false")
+    }
+
+    /// True when the plan runs on this machine.
+    pub fn is_local(&self) -> bool {
+        self.settings.place == Place::Local
+    }
+}

@@ -1,0 +1,61 @@
+//! Policies sorted by what their scopes can match, so that a decision looks at few of them.
+//!
+//! Cedar goes through every policy of a set. Most policies name one action and often one resource, so
+//! for each action there is a set for all resources and one set for each resource that is named.
+
+use std::collections::HashMap;
+
+use cedar_policy::{ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint};
+
+/// Names of actions that are ever asked for.
+const ACTIONS: [&str; 3] = ["call_tool", "get_prompt", "read_resource"];
+
+/// Policies by action and resource.
+#[derive(Debug, Default)]
+pub(super) struct Partition {
+    actions: HashMap<&'static str, ForAction>,
+}
+
+#[derive(Debug, Default)]
+struct ForAction {
+    general: PolicySet,
+    by_resource: HashMap<EntityUid, PolicySet>,
+}
+
+impl Partition {
+    /// Sorts policies. With `action_groups`, a policy that names an action may cover others through
+    /// its group, so actions don't divide.
+    pub(super) fn new(policies: Vec<Policy>, action_groups: bool) -> Self {
+        let mut partition = Self::default();
+        for action in ACTIONS {
+            let entry = partition.actions.entry(action).or_default();
+            for policy in policies.iter().filter(|policy| action_groups || covers(policy, action)) {
+                let set = match policy.resource_constraint() {
+                    ResourceConstraint::Eq(uid) => entry.by_resource.entry(uid).or_default(),
+                    _ => &mut entry.general,
+                };
+                // Ids are unique by construction, so adding cannot fail.
+                let added = set.add(policy.clone());
+                debug_assert!(added.is_ok());
+            }
+        }
+        partition
+    }
+
+    /// The sets that can match.
+    pub(super) fn candidates(&self, action: &str, resource: &EntityUid) -> impl Iterator<Item = &PolicySet> {
+        let found = self.actions.get(action);
+        let general = found.map(|found| &found.general);
+        let named = found.and_then(|found| found.by_resource.get(resource));
+        general.into_iter().chain(named)
+    }
+}
+
+fn covers(policy: &Policy, action: &str) -> bool {
+    let is = |uid: &EntityUid| uid.type_name().basename() == "Action" && uid.id().unescaped() == action;
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(uid) => is(&uid),
+        ActionConstraint::In(uids) => uids.iter().any(is),
+    }
+}

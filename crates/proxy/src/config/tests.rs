@@ -1,0 +1,186 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn minimal() -> Value {
+    json!({
+        "schema_version": "v0.1.0", "name": "demo", "transport": "streamable-http",
+        "remote_url": "https://mcp.example/x", "host": "0.0.0.0", "port": 8080,
+        "oidc_config": {"Issuer": "https://idp.example", "Audience": "demo"}
+    })
+}
+
+fn with(changes: Value) -> Value {
+    let mut config = minimal();
+    for (key, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            config.as_object_mut().unwrap().remove(key);
+        } else {
+            config[key] = value.clone();
+        }
+    }
+    config
+}
+
+fn load(config: &Value) -> Result<ProxyConfig, String> {
+    let run = parse(config.to_string().as_bytes(), "test").map_err(|error| error.to_string())?;
+    let variable = |name: &str| (name == "TOOLHIVE_SECRET_KEY1").then(|| Secret::new("s3cret"));
+    ProxyConfig::new(&run, &Surroundings { variable: &variable, egress: Egress::default() })
+        .map_err(|error| error.to_string())
+}
+
+const POLICY: &str = "permit(principal, action, resource);";
+
+#[test]
+fn a_minimal_config_has_safe_defaults() {
+    let config = load(&minimal()).unwrap();
+    assert_eq!(config.bind.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.limits.body_bytes, 8 << 20);
+    assert!(!config.forward_token && !config.target_reach.private && config.audit.is_none());
+    let AuthSettings::Token(token) = config.auth else { panic!() };
+    assert_eq!(token.leeway, Duration::from_secs(30));
+    assert!(!token.reach.http);
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_by_name() {
+    let authz = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": [POLICY]}});
+    for (changes, expected) in [
+        (json!({"schema_version": "v9"}), "schema_version"),
+        (json!({"transport": "stdio"}), "transport: stdio"),
+        (json!({"transport": "carrier-pigeon"}), "unknown variant"),
+        (json!({"unknown_key": 1}), "unknown field `unknown_key`"),
+        (json!({"oidc_config": {"Issuer": "https://i", "audience": "x"}}), "unknown field `audience`"),
+        (json!({"oidc_config": null}), "authMode: anonymous"),
+        (json!({"oidc_config": {"Issuer": "https://idp.example"}}), "without an audience"),
+        (json!({"oidc_config": {"Issuer": "http://idp.example", "Audience": "a"}}), "oidc_config.Issuer"),
+        (
+            json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "ClientSecret": "x"}}),
+            "TOOLHIVE_OIDC_CLIENT_SECRET",
+        ),
+        (
+            json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "IntrospectionURL": "https://i/x"}}),
+            "IntrospectionURL",
+        ),
+        (json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "CACertPath": "/none"}}), "/none"),
+        (
+            json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "JWKSURL": "http://i/jwks"}}),
+            "JWKSURL",
+        ),
+        (json!({"token_exchange_config": {}}), "token_exchange_config"),
+        (json!({"rate_limit_config": {}}), "rate_limit_config"),
+        (json!({"remote_url": "ftp://x"}), "http or https"),
+        (json!({"remote_url": "https://u:p@x/"}), "credentials in a URL"),
+        (json!({"remote_url": null}), "target_port"),
+        (json!({"host": "example.com"}), "not an IP address"),
+        (
+            json!({"authz_config_path": "/none/authz.json"}),
+            "authz_config_path names the file /none/authz.json",
+        ),
+        (json!({"authz_config": {"version": "2", "type": "cedarv1"}}), "version"),
+        (json!({"authz_config": {"version": "1.0", "type": "httpv1"}}), "httpv1"),
+        (json!({"authz_config": {"version": "1.0", "type": "rego"}}), "\"rego\" is unknown"),
+        (
+            json!({"authz_config": {"version": "1.0", "type": "cedarv1", "cedar": {"policies": [], "polices": []}}}),
+            "polices",
+        ),
+        (json!({"middleware_configs": [{"type": "magic"}]}), "unsupported middleware type: magic"),
+        (json!({"oidc_config": null, "middleware_configs": [{"type": "auth"}]}), "anonymous"),
+        (
+            json!({"middleware_configs": [{"type": "auth"}, {"type": "tokenexchange"}]}),
+            "middleware tokenexchange",
+        ),
+        (json!({"middleware_configs": [{"type": "recovery"}]}), "oidc_config and middleware_configs"),
+        (
+            json!({"authz_config": authz, "middleware_configs": [{"type": "auth"}]}),
+            "authz_config and middleware_configs",
+        ),
+        (
+            json!({"middleware_configs": [{"type": "auth", "parameters": {"oidc_config": {"Issuer": "https://other", "Audience": "a"}}}]}),
+            "contradict",
+        ),
+        (
+            json!({"middleware_configs": [{"type": "bodylimit", "parameters": {"max_bytes": 1}}, {"type": "bodylimit", "parameters": {"max_bytes": 2}}]}),
+            "contradict",
+        ),
+        (json!({"middleware_configs": [{"type": "auth", "parameters": {"oidc": {}}}]}), "parameters of auth"),
+        (json!({"header_forward": {"add_plaintext_headers": {"Host": "x"}}}), "restricted"),
+        (json!({"header_forward": {"add_headers_from_secret": {"X-Key": "KEY2"}}}), "TOOLHIVE_SECRET_KEY2"),
+        (json!({"remote_auth_config": {"client_id": "x"}}), "remote_auth_config"),
+        (json!({"skep": {"allowed_algorithms": ["HS256"]}}), "HS256"),
+        (json!({"telemetry_config": {"endpoint": "otel:4318"}}), "telemetry_config.endpoint"),
+    ] {
+        let error = load(&with(changes.clone())).expect_err(&changes.to_string());
+        assert!(error.contains(expected), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn a_file_that_does_not_parse_is_named_with_line_and_column() {
+    for (text, expected) in [
+        ("{\n  \"name\": oops }", "line 2"),
+        ("{}", "missing field"),
+        (r#"{"name":"a","name":"b"}"#, "duplicate name \"name\""),
+        ("\u{feff}{}", "byte order mark"),
+        ("", "EOF"),
+    ] {
+        let error = parse(text.as_bytes(), "runconfig.json").unwrap_err().to_string();
+        assert!(
+            error.starts_with("runconfig.json is not a RunConfig") && error.contains(expected),
+            "{error}"
+        );
+    }
+    let error = find(&["/none/a.json", "/none/b.json"]).unwrap_err().to_string();
+    assert!(error.contains("/none/a.json, /none/b.json"), "{error}");
+}
+
+#[test]
+fn what_toolhives_operator_writes_is_understood() {
+    let oidc = json!({"Issuer": "https://idp.example", "Audience": "demo", "JWKSURL": "", "ClientID": "", "ClientSecret": "",
+        "CACertPath": "", "AuthTokenFile": "", "AllowPrivateIP": false, "InsecureAllowHTTP": false, "IntrospectionURL": "",
+        "ResourceURL": "https://mcp.example", "Scopes": null});
+    let authz =
+        json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": [POLICY], "entities_json": "[]"}});
+    let config = load(&with(json!({
+        "oidc_config": oidc, "authz_config": authz, "audit_config": {"detectApplicationErrors": true, "maxDataSize": 1024},
+        "tools_filter": ["sum"], "tools_override": {"add": {"name": "sum", "description": "x", "annotations": {"readOnlyHint": true}}},
+        "header_forward": {"add_plaintext_headers": {"X-Team": "a"}, "add_headers_from_secret": {"X-Key": "KEY1"}},
+        "middleware_configs": [
+            {"type": "bodylimit", "parameters": {"max_bytes": 1024}},
+            {"type": "audit", "parameters": {"config_data": {"detectApplicationErrors": true, "maxDataSize": 1024}, "component": "demo"}},
+            {"type": "auth", "parameters": {"oidc_config": oidc}},
+            {"type": "tool-filter", "parameters": {"filter_tools": ["sum"], "tools_override": {"add": {"name": "sum", "description": "x"}}}},
+            {"type": "tool-call-filter", "parameters": {"filter_tools": ["sum"], "tools_override": {"add": {"name": "sum", "description": "x"}}}},
+            {"type": "mcp-parser"},
+            {"type": "authorization", "parameters": {"config_data": authz}},
+            {"type": "header-forward", "parameters": {"add_headers": {"X-Team": "a"}}},
+            {"type": "recovery"}
+        ]
+    })))
+    .unwrap();
+    assert_eq!(config.limits.body_bytes, 1024);
+    assert_eq!(config.audit.unwrap().component, "demo");
+    assert_eq!(config.tools.annotations("add").unwrap().read_only_hint, Some(true));
+    assert_eq!(config.add_headers.len(), 2);
+    assert!(config.policies.is_some());
+    assert!(!format!("{:?}", config.add_headers).contains("s3cret"));
+}
+
+#[test]
+fn a_missing_audience_is_the_resource_url() {
+    let config = load(&with(json!({
+        "oidc_config": {"Issuer": "https://idp.example", "ResourceURL": "https://mcp.example/x"}
+    })))
+    .unwrap();
+    let AuthSettings::Token(token) = config.auth else { panic!() };
+    assert_eq!(token.audiences, [Audience::parse("https://mcp.example/x").unwrap()]);
+}
+
+#[test]
+fn a_local_server_without_authentication_runs() {
+    let config = load(&with(json!({"oidc_config": null, "remote_url": null, "target_port": 9000}))).unwrap();
+    assert!(matches!(config.auth, AuthSettings::Anonymous));
+    assert_eq!(config.target.as_str(), "http://mcp-demo:9000/mcp");
+    let remote = load(&with(json!({"oidc_config": null, "skep": {"auth_mode": "anonymous"}}))).unwrap();
+    assert!(matches!(remote.auth, AuthSettings::Anonymous));
+}

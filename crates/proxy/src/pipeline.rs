@@ -1,0 +1,363 @@
+//! The pipeline: what happens to every request, in order.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONTENT_TYPE, UPGRADE, USER_AGENT, VARY,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use skep_runtime::clock::SharedClock;
+use skep_runtime::diagnostics::readyz;
+use skep_runtime::drain::{DrainWatch, Phase};
+use skep_runtime::health::Readiness;
+use skep_runtime::http::{Ends, ResponseBody, boxed, empty, full};
+use skep_runtime::rng::SharedRng;
+
+use crate::cedar::Verdict;
+use crate::error::Rejection;
+use crate::metrics::ProxyMetricsHandle;
+use crate::request::Authenticated;
+use crate::routes::{Route, Routes, served};
+use crate::service::record::{Exchange, Recorded, Recorder};
+use crate::stages::authenticate::{Authentication, authenticate};
+use crate::stages::authorize::{Authorization, authorize};
+use crate::stages::entrance::Entrance;
+use crate::stages::forward::Forward;
+use crate::stages::parse::{Bounds, parse};
+use crate::stages::tool_calls;
+use crate::tools::ToolRules;
+use crate::transport::answer::Seen;
+
+/// The protocol versions that exist.
+const VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", MODERN];
+const MODERN: &str = "2026-07-28";
+
+/// Header that names the protocol version.
+const PROTOCOL_VERSION: &str = "mcp-protocol-version";
+
+/// One version of the configuration, made ready. Requests that began under it end under it.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(crate) routes: Routes,
+    pub(crate) entrance: Entrance,
+    pub(crate) authentication: Authentication,
+    pub(crate) bounds: Bounds,
+    pub(crate) tools: Arc<ToolRules>,
+    pub(crate) authorization: Option<Authorization>,
+    pub(crate) forward: Forward,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) metrics: ProxyMetricsHandle,
+    pub(crate) readiness: Readiness,
+    pub(crate) drain: DrainWatch,
+    pub(crate) streams: Arc<AtomicUsize>,
+    pub(crate) max_streams: usize,
+    pub(crate) trust_proxy_headers: bool,
+    pub(crate) strict_versions: bool,
+    pub(crate) stateless: bool,
+    pub(crate) metrics_on_transport_port: bool,
+    pub(crate) clock: SharedClock,
+    pub(crate) rng: SharedRng,
+    pub(crate) backend_up: Arc<Mutex<Option<bool>>>,
+}
+
+impl Pipeline {
+    /// Answers one request.
+    pub async fn handle(&self, request: Request<Incoming>, ends: Ends) -> Response<ResponseBody> {
+        // 1. Connection and header limits have been kept by the listener.
+        // 2. The request gets an id of ours and a start time.
+        let exchange = self.begin(&request, ends);
+        let route = self.routes.route(request.uri().path());
+        // Health is asked by kubelet and load balancers, which know no Host and no token.
+        if let Some(answer) = self.health(route, &request) {
+            return answer;
+        }
+        let cors = self.entrance.cors_origin(request.headers());
+        // 3. Audit is the outermost of the decisions: whatever comes out of `decide` is recorded.
+        let mut record = Recorded::default();
+        let decided = self.decide(request, ends.local.ip(), route, &exchange, &mut record).await;
+        let mut response = match decided {
+            Ok(response) => response,
+            Err(rejection) => {
+                record.rejected(&rejection);
+                rejection.into_response()
+            }
+        };
+        self.add_headers(response.headers_mut(), cors, &exchange);
+        // 15b. The record is written when the last byte of the answer has left, or nobody wants it.
+        let recording = self.recorder.recording(exchange, record, response.status());
+        response.map(|body| boxed(recording.around(body)))
+    }
+
+    /// The stages, in the order that makes them safe: who, then what, then whether, then with which
+    /// credential.
+    async fn decide(
+        &self,
+        request: Request<Incoming>,
+        local: IpAddr,
+        route: Route,
+        exchange: &Exchange,
+        record: &mut Recorded,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        // 4. Host and Origin: a page in a browser must not reach a server behind its user's back.
+        self.entrance.check(request.headers(), request.uri(), Some(local))?;
+        match route {
+            Route::Mcp => {}
+            Route::ResourceMetadata => return self.resource_metadata(&request),
+            _ => return Err(Rejection::NotFound),
+        }
+        self.check_method(&request)?;
+        if request.method() == Method::OPTIONS {
+            return Ok(preflight());
+        }
+        let (head, body) = request.into_parts();
+        // 5. Who is calling: before a byte of the body is read.
+        let caller = authenticate(&self.authentication, head, &self.metrics).await?;
+        record.caller(&caller);
+        // 6. The body is read once, strictly. What is judged from here on is what is sent.
+        let parsed = parse(caller, body, self.bounds).await?;
+        record.message(parsed.message());
+        // 8. Hidden tools don't exist; renamed ones get the backend's name.
+        let parsed = tool_calls::filter(parsed, &self.tools)?;
+        record.message(parsed.message());
+        // 12. May they? Before any credential is made.
+        let mut verdict: Option<Verdict> = None;
+        let authorized = authorize(parsed, self.authorization.as_ref(), &self.tools, &mut verdict);
+        record.verdict(verdict);
+        let authorized = authorized?;
+        // 14. and 15. The backend's credential, the call itself, and what of the answer they may see.
+        self.take_stream(authorized.id())?;
+        let stream = StreamGuard { streams: Arc::clone(&self.streams), metrics: None };
+        record.reached_backend();
+        let source = exchange.source.as_str();
+        let answer = self.forward.forward(authorized, source, &exchange.request_id, &record.seen).await;
+        self.note_backend(answer.as_ref().map(|_| ()));
+        let answer = answer?;
+        record.streamed(answer.streamed);
+        record.hold(stream.counting(answer.streamed.then(|| self.metrics.clone())));
+        Ok(answer.response)
+    }
+
+    fn begin(&self, request: &Request<Incoming>, ends: Ends) -> Exchange {
+        let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+        Exchange {
+            started: self.clock.instant(),
+            request_id: self.rng.uuid().to_string(),
+            source: self.source(request.headers(), ends),
+            user_agent: agent.map(|agent| agent.chars().take(256).collect()),
+            http_method: method_name(request.method()),
+            path: request.uri().path().chars().take(256).collect(),
+        }
+    }
+
+    /// The client's address: the connection's, or what the trusted hop in front of us appended.
+    fn source(&self, headers: &HeaderMap, ends: Ends) -> String {
+        let forwarded = || {
+            let value = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+            let last = value.rsplit(',').next()?.trim();
+            last.parse::<IpAddr>().ok()
+        };
+        let trusted = if self.trust_proxy_headers { forwarded() } else { None };
+        trusted.unwrap_or(ends.peer.ip()).to_string()
+    }
+
+    fn health(&self, route: Route, request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
+        if !matches!(route, Route::Health | Route::Healthz | Route::Readyz | Route::Metrics) {
+            return None;
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return Some(Rejection::Method { allow: "GET" }.into_response());
+        }
+        Some(match route {
+            Route::Health => json_answer(self.health_report().to_string()),
+            Route::Healthz => text_answer(StatusCode::OK, "ok\n"),
+            Route::Readyz => readyz(&self.readiness, &self.drain),
+            _ if self.metrics_on_transport_port => {
+                let mut response = Response::new(full(self.recorder.metrics_text()));
+                let kind = HeaderValue::from_static(skep_runtime::metrics::CONTENT_TYPE);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+            _ => text_answer(
+                StatusCode::NOT_FOUND,
+                "metrics are served on the diagnostics port (9464 unless configured), not on this one\n",
+            ),
+        })
+    }
+
+    /// `/health` in ToolHive's shape. The backend is as it was at the last call.
+    fn health_report(&self) -> serde_json::Value {
+        let up = self.backend_up.lock().ok().and_then(|up| *up);
+        json!({
+            "status": if up == Some(false) { "degraded" } else { "healthy" },
+            "timestamp": self.clock.now().to_string(),
+            "transport": "streamable-http",
+            "mcp": { "available": up != Some(false) },
+        })
+    }
+
+    fn resource_metadata(&self, request: &Request<Incoming>) -> Result<Response<ResponseBody>, Rejection> {
+        let allow_any = |mut response: Response<ResponseBody>| {
+            let headers = response.headers_mut();
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, OPTIONS"));
+            let names = HeaderValue::from_static("mcp-protocol-version, Content-Type, Authorization");
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+            headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+            response
+        };
+        match *request.method() {
+            Method::OPTIONS => {
+                let mut response = Response::new(empty());
+                *response.status_mut() = StatusCode::NO_CONTENT;
+                return Ok(allow_any(response));
+            }
+            Method::GET | Method::HEAD => {}
+            _ => return Err(Rejection::Method { allow: "GET, OPTIONS" }),
+        }
+        let Authentication::Token { resource, .. } = &self.authentication else {
+            return Err(Rejection::NotFound);
+        };
+        let metadata = resource.metadata().ok_or(Rejection::NotFound)?;
+        Ok(allow_any(json_answer(metadata.to_string())))
+    }
+
+    fn check_method(&self, request: &Request<Incoming>) -> Result<(), Rejection> {
+        if self.drain.phase() >= Phase::Draining {
+            return Err(Rejection::Draining);
+        }
+        let method = request.method();
+        let headers = request.headers();
+        let version = headers.get(PROTOCOL_VERSION).map(HeaderValue::as_bytes);
+        let modern = version == Some(MODERN.as_bytes());
+        if *method != Method::OPTIONS && !served(method) {
+            return Err(Rejection::Method { allow: "GET, POST, DELETE, OPTIONS" });
+        }
+        if matches!(*method, Method::GET | Method::DELETE) && (self.stateless || modern) {
+            return Err(Rejection::Method { allow: "POST, OPTIONS" });
+        }
+        if headers.contains_key(UPGRADE) {
+            return Err(Rejection::BadRequest { reason: "protocol upgrades are not supported" });
+        }
+        let known = |bytes: &[u8]| VERSIONS.iter().any(|version| version.as_bytes() == bytes);
+        if self.strict_versions && version.is_some_and(|version| !known(version)) {
+            return Err(Rejection::BadRequest { reason: "Unsupported MCP-Protocol-Version" });
+        }
+        Ok(())
+    }
+
+    fn add_headers(&self, headers: &mut HeaderMap, cors: Option<HeaderValue>, exchange: &Exchange) {
+        if let Ok(id) = HeaderValue::from_str(&exchange.request_id) {
+            headers.insert(crate::upstream::headers::REQUEST_ID, id);
+        }
+        let Some(origin) = cors else { return };
+        if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+            return;
+        }
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.append(VARY, HeaderValue::from_static("Origin"));
+        let exposed = HeaderValue::from_static("Mcp-Session-Id, WWW-Authenticate, MCP-Protocol-Version");
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+
+    fn take_stream(&self, id: Option<crate::message::Id>) -> Result<(), Rejection> {
+        if self.streams.fetch_add(1, Ordering::AcqRel) >= self.max_streams {
+            self.streams.fetch_sub(1, Ordering::AcqRel);
+            return Err(Rejection::TooManyStreams { id });
+        }
+        Ok(())
+    }
+
+    fn note_backend(&self, outcome: Result<(), &Rejection>) {
+        let up = match outcome {
+            Ok(()) => true,
+            Err(Rejection::Backend { source, .. }) => source.status() == StatusCode::BAD_GATEWAY,
+            Err(_) => return,
+        };
+        if let Ok(mut known) = self.backend_up.lock() {
+            *known = Some(up);
+        }
+    }
+}
+
+/// A place among the answers that are under way.
+#[derive(Debug)]
+pub(crate) struct StreamGuard {
+    streams: Arc<AtomicUsize>,
+    metrics: Option<ProxyMetricsHandle>,
+}
+
+impl StreamGuard {
+    fn counting(mut self, metrics: Option<ProxyMetricsHandle>) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.stream(true);
+        }
+        self.metrics = metrics;
+        self
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.streams.fetch_sub(1, Ordering::AcqRel);
+        if let Some(metrics) = &self.metrics {
+            metrics.stream(false);
+        }
+    }
+}
+
+impl Recorded {
+    fn caller(&mut self, caller: &Authenticated) {
+        self.identity = caller.caller().identity().cloned();
+    }
+}
+
+/// When the first byte came; kept here so that every file that measures uses one type.
+pub(crate) type Started = Instant;
+
+/// What a response body has shown so far.
+pub(crate) fn unseen() -> Arc<Mutex<Seen>> {
+    Arc::default()
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        _ => "other",
+    }
+}
+
+fn preflight() -> Response<ResponseBody> {
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+    let names = "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Last-Event-ID";
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    response
+}
+
+fn json_answer(body: String) -> Response<ResponseBody> {
+    let mut response = Response::new(full(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text_answer(status: StatusCode, body: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}

@@ -1,0 +1,362 @@
+//! A running proxy: one listener, one pipeline that can be exchanged while requests run.
+
+pub mod record;
+
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use skep_auth::challenge::ProtectedResource;
+use skep_auth::client::{ClientConfig, FetchError, GuardedClient};
+use skep_auth::provider::{KeyProvider, KeySource};
+use skep_auth::validator::{TokenRules, TokenValidator};
+use skep_runtime::clock::SharedClock;
+use skep_runtime::drain::DrainWatch;
+use skep_runtime::health::Readiness;
+use skep_runtime::http::{Ends, Handler, HttpLimits, ResponseBody};
+use skep_runtime::rng::SharedRng;
+
+use crate::annotations::AnnotationCache;
+use crate::audit::AuditSink;
+use crate::cedar::Policies;
+use crate::config::{AuthSettings, ConfigError, ProxyConfig, TokenSettings};
+use crate::metrics::{ProxyMetrics, ProxyMetricsHandle};
+use crate::pipeline::Pipeline;
+use crate::routes::Routes;
+use crate::stages::authenticate::Authentication;
+use crate::stages::authorize::Authorization;
+use crate::stages::entrance::Entrance;
+use crate::stages::forward::Forward;
+use crate::stages::parse::Bounds;
+use crate::upstream::{ConnectorError, Upstream};
+
+use self::record::Recorder;
+
+/// Why a configuration can't be put to work.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the HTTP client for the issuer cannot be set up")]
+    Client(#[source] FetchError),
+    #[error("the way to the MCP server cannot be set up")]
+    Upstream(#[source] ConnectorError),
+    #[error("the audit file {path} cannot be opened")]
+    Audit {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What a proxy shares with the rest of its process.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    pub clock: SharedClock,
+    pub rng: SharedRng,
+    pub metrics: ProxyMetrics,
+    /// Where audit records go that name no file.
+    pub audit: AuditSink,
+    pub readiness: Readiness,
+    pub drain: DrainWatch,
+}
+
+/// One proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    pipeline: ArcSwap<Pipeline>,
+    shared: Shared,
+    metrics: ProxyMetricsHandle,
+    annotations: Arc<AnnotationCache>,
+    streams: Arc<AtomicUsize>,
+    backend_up: Arc<Mutex<Option<bool>>>,
+    current: Mutex<Current>,
+    local_port: u16,
+}
+
+/// What of the current configuration can outlive a change.
+#[derive(Debug)]
+struct Current {
+    config: ProxyConfig,
+    validator: Option<Arc<TokenValidator>>,
+    audit_file: Option<(String, AuditSink)>,
+    reloads: u64,
+    refused: u64,
+    last_refusal: Option<String>,
+}
+
+impl Proxy {
+    /// Makes a proxy ready to answer. `local_port` is the port it listens on.
+    ///
+    /// # Errors
+    /// When the configuration can't be put to work.
+    pub fn new(config: ProxyConfig, local_port: u16, shared: Shared) -> Result<Arc<Self>, BuildError> {
+        let metrics = shared.metrics.of(&config.name);
+        let annotations = Arc::<AnnotationCache>::default();
+        let streams = Arc::<AtomicUsize>::default();
+        let backend_up = Arc::<Mutex<Option<bool>>>::default();
+        let mut current = Current {
+            config: config.clone(),
+            validator: None,
+            audit_file: None,
+            reloads: 0,
+            refused: 0,
+            last_refusal: None,
+        };
+        let parts = Parts {
+            shared: &shared,
+            metrics: &metrics,
+            annotations: &annotations,
+            streams: &streams,
+            backend_up: &backend_up,
+            local_port,
+        };
+        let pipeline = build(&config, &parts, &mut current, true)?;
+        Ok(Arc::new(Self {
+            pipeline: ArcSwap::from_pointee(pipeline),
+            metrics,
+            annotations,
+            streams,
+            backend_up,
+            current: Mutex::new(current),
+            local_port,
+            shared,
+        }))
+    }
+
+    /// Takes a new configuration: requests from now on use it, those that run end under the old one,
+    /// and no connection is dropped. A configuration that can't be put to work changes nothing.
+    ///
+    /// # Errors
+    /// When the configuration can't be put to work; the old one stays.
+    pub fn reload(&self, config: ProxyConfig) -> Result<(), BuildError> {
+        let Ok(mut current) = self.current.lock() else { return Ok(()) };
+        let parts = Parts {
+            shared: &self.shared,
+            metrics: &self.metrics,
+            annotations: &self.annotations,
+            streams: &self.streams,
+            backend_up: &self.backend_up,
+            local_port: self.local_port,
+        };
+        match build(&config, &parts, &mut current, false) {
+            Ok(pipeline) => {
+                self.pipeline.store(Arc::new(pipeline));
+                current.config = config;
+                current.reloads += 1;
+                current.last_refusal = None;
+                Ok(())
+            }
+            Err(error) => {
+                current.refused += 1;
+                current.last_refusal = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes that a new version of the configuration was refused before it came here.
+    pub fn refused(&self, reason: &str) {
+        if let Ok(mut current) = self.current.lock() {
+            current.refused += 1;
+            current.last_refusal = Some(reason.to_owned());
+        }
+    }
+
+    /// Bounds of the listener.
+    pub fn http_limits(&self) -> HttpLimits {
+        self.current.lock().map(|current| current.config.limits.http).unwrap_or_default()
+    }
+
+    /// What `/status` says of this proxy. It holds no secret.
+    pub fn status(&self) -> Value {
+        let Ok(current) = self.current.lock() else { return Value::Null };
+        let keys = current.validator.as_ref().map(|validator| {
+            json!({"issuer": validator.keys().issuer().as_str(), "available": validator.keys().has_keys()})
+        });
+        json!({
+            "name": current.config.name,
+            "target": skep_auth::client::redacted(&current.config.target),
+            "authentication": keys,
+            "backendAvailable": self.backend_up.lock().ok().and_then(|up| *up),
+            "config": {"reloads": current.reloads, "refused": current.refused, "lastRefusal": current.last_refusal},
+        })
+    }
+
+    /// The keys of the issuer, to be fetched before the first caller comes.
+    pub fn keys(&self) -> Option<Arc<KeyProvider>> {
+        let current = self.current.lock().ok()?;
+        current.validator.as_ref().map(|validator| Arc::clone(validator.keys()))
+    }
+}
+
+impl Handler for Proxy {
+    async fn handle(&self, request: Request<Incoming>, ends: Ends) -> Response<ResponseBody> {
+        self.pipeline.load_full().handle(request, ends).await
+    }
+}
+
+struct Parts<'a> {
+    shared: &'a Shared,
+    metrics: &'a ProxyMetricsHandle,
+    annotations: &'a Arc<AnnotationCache>,
+    streams: &'a Arc<AtomicUsize>,
+    backend_up: &'a Arc<Mutex<Option<bool>>>,
+    local_port: u16,
+}
+
+fn build(
+    config: &ProxyConfig,
+    parts: &Parts<'_>,
+    current: &mut Current,
+    first: bool,
+) -> Result<Pipeline, BuildError> {
+    let shared = parts.shared;
+    let policies = match &config.policies {
+        Some((cedar, numbers)) => {
+            let policies = Policies::load(cedar, &config.name, *numbers).map_err(ConfigError::Policies)?;
+            Some(Arc::new(policies))
+        }
+        None => None,
+    };
+    let upstream = Upstream::new(config).map_err(BuildError::Upstream)?;
+    let audit_file = audit_file(config, current)?;
+    let (authentication, validator) = authentication(config, shared, current, first)?;
+    for tool in config.tools.shown() {
+        if let Some(actual) = config.tools.actual(tool) {
+            parts.metrics.know_tool(actual);
+        }
+    }
+    parts.metrics.anonymous(matches!(authentication, Authentication::Anonymous));
+    parts.metrics.keys(validator.as_ref().map(|validator| validator.keys()));
+    current.validator = validator;
+    current.audit_file = audit_file;
+    let sink = match &current.audit_file {
+        Some((_, sink)) => sink.clone(),
+        None => shared.audit.clone(),
+    };
+    let tools = Arc::new(config.tools.clone());
+    let audit = config.audit.clone().map(|audit| (audit, sink));
+    Ok(Pipeline {
+        routes: Routes::new(config),
+        entrance: Entrance::new(config, parts.local_port),
+        authentication,
+        bounds: Bounds {
+            bytes: config.limits.body_bytes,
+            depth: config.limits.json_depth,
+            idle: config.limits.body_idle,
+        },
+        authorization: policies
+            .clone()
+            .map(|policies| Authorization { policies, annotations: Arc::clone(parts.annotations) }),
+        forward: Forward {
+            upstream,
+            policies,
+            tools: Arc::clone(&tools),
+            annotations: Arc::clone(parts.annotations),
+            list_bytes: config.limits.list_bytes,
+            sse_frame_bytes: config.limits.sse_frame_bytes,
+            scan_errors: true,
+            drain: shared.drain.clone(),
+        },
+        tools,
+        recorder: Arc::new(Recorder {
+            server: config.name.clone(),
+            audit,
+            metrics: parts.metrics.clone(),
+            registry: shared.metrics.registry().clone(),
+            clock: Arc::clone(&shared.clock),
+            rng: Arc::clone(&shared.rng),
+        }),
+        metrics: parts.metrics.clone(),
+        readiness: shared.readiness.clone(),
+        drain: shared.drain.clone(),
+        streams: Arc::clone(parts.streams),
+        max_streams: config.limits.streams,
+        trust_proxy_headers: config.trust_proxy_headers,
+        strict_versions: config.strict_protocol_validation,
+        stateless: config.stateless,
+        metrics_on_transport_port: config.metrics_on_transport_port,
+        clock: Arc::clone(&shared.clock),
+        rng: Arc::clone(&shared.rng),
+        backend_up: Arc::clone(parts.backend_up),
+    })
+}
+
+/// The audit file stays open over a change that keeps its name, so that no two writers share it.
+fn audit_file(config: &ProxyConfig, current: &Current) -> Result<Option<(String, AuditSink)>, BuildError> {
+    let Some(path) =
+        config.audit.as_ref().map(|audit| audit.log_file.as_str()).filter(|path| !path.is_empty())
+    else {
+        return Ok(None);
+    };
+    if let Some((open, sink)) = &current.audit_file
+        && open == path
+    {
+        return Ok(Some((open.clone(), sink.clone())));
+    }
+    let sink = AuditSink::file(std::path::Path::new(path))
+        .map_err(|source| BuildError::Audit { path: path.to_owned(), source })?;
+    Ok(Some((path.to_owned(), sink)))
+}
+
+/// Keys and verified tokens survive a change that is not about them.
+fn authentication(
+    config: &ProxyConfig,
+    shared: &Shared,
+    current: &Current,
+    first: bool,
+) -> Result<(Authentication, Option<Arc<TokenValidator>>), BuildError> {
+    let AuthSettings::Token(token) = &config.auth else { return Ok((Authentication::Anonymous, None)) };
+    let same = match &current.config.auth {
+        AuthSettings::Token(known) => !first && same_judgement(known, token),
+        AuthSettings::Anonymous => false,
+    };
+    let validator = match &current.validator {
+        Some(validator) if same => Arc::clone(validator),
+        _ => validator(token, config, shared)?,
+    };
+    let resource = ProtectedResource {
+        issuer: token.issuer.clone(),
+        resource: token.resource_url.clone(),
+        scopes: token.scopes.clone(),
+    };
+    Ok((Authentication::Token { validator: Arc::clone(&validator), resource }, Some(validator)))
+}
+
+fn same_judgement(a: &TokenSettings, b: &TokenSettings) -> bool {
+    a.issuer == b.issuer
+        && a.jwks_url == b.jwks_url
+        && a.audiences == b.audiences
+        && a.algorithms == b.algorithms
+        && a.leeway == b.leeway
+        && a.ca_pem == b.ca_pem
+        && a.token_file == b.token_file
+        && a.reach == b.reach
+}
+
+fn validator(
+    token: &TokenSettings,
+    config: &ProxyConfig,
+    shared: &Shared,
+) -> Result<Arc<TokenValidator>, BuildError> {
+    let mut client = ClientConfig::new(config.egress.clone());
+    client.reach = token.reach;
+    client.ca_pem.clone_from(&token.ca_pem);
+    let client = GuardedClient::new(client).map_err(BuildError::Client)?;
+    let source = KeySource {
+        issuer: token.issuer.clone(),
+        jwks_url: token.jwks_url.clone(),
+        token_file: token.token_file.clone(),
+    };
+    let keys = KeyProvider::new(source, client, Arc::clone(&shared.clock));
+    let rules = TokenRules {
+        audiences: token.audiences.clone(),
+        algorithms: token.algorithms.clone(),
+        leeway: token.leeway,
+    };
+    Ok(Arc::new(TokenValidator::new(keys, rules, Arc::clone(&shared.clock))))
+}

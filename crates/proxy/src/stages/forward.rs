@@ -1,0 +1,162 @@
+//! To the backend and back.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::{HeaderMap, Method, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use skep_runtime::drain::DrainWatch;
+use skep_runtime::http::{ResponseBody, boxed, full};
+
+use super::authorize::principal;
+use crate::annotations::AnnotationCache;
+use crate::cedar::Policies;
+use crate::error::{BackendFault, Rejection};
+use crate::lists::{Filtered, ListFilter};
+use crate::message::{Call, Form, Id, ListKind};
+use crate::request::Authorized;
+use crate::tools::ToolRules;
+use crate::transport::answer::{EventStream, PlainAnswer, SharedSeen, StreamRules};
+use crate::upstream::{Upstream, headers};
+
+/// What forwarding needs besides the request.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    pub upstream: Upstream,
+    pub policies: Option<Arc<Policies>>,
+    pub tools: Arc<ToolRules>,
+    pub annotations: Arc<AnnotationCache>,
+    pub list_bytes: usize,
+    pub sse_frame_bytes: usize,
+    pub scan_errors: bool,
+    pub drain: DrainWatch,
+}
+
+/// An answer whose head is there, and whether it is a stream of events.
+pub struct Answer {
+    pub response: Response<ResponseBody>,
+    pub streamed: bool,
+}
+
+impl Forward {
+    /// Forwards a request that may be forwarded, and makes the answer fit for its caller.
+    ///
+    /// # Errors
+    /// When the backend doesn't answer, or in a way that can't be passed on.
+    pub async fn forward(
+        &self,
+        request: Authorized,
+        source: &str,
+        request_id: &str,
+        seen: &SharedSeen,
+    ) -> Result<Answer, Rejection> {
+        let id = request.id();
+        let fail = |source| Rejection::Backend { source, id: id.clone() };
+        let filter = self.filter(&request);
+        let asked = match request.message().map(|message| &message.call) {
+            Some(Call::List(kind)) => Some(*kind),
+            _ => None,
+        };
+        let direct = self.upstream.forwards_token();
+        let (method, headers, query, body) = request.into_parts();
+        let standing = method == Method::GET;
+        let sent = headers::to_backend(headers, direct, source, request_id);
+        let response = self.upstream.send(method, query.as_deref(), sent, body).await.map_err(fail)?;
+        let (mut head, body) = response.into_parts();
+        check_status(head.status, direct).map_err(fail)?;
+        headers::to_client(&mut head.headers, direct);
+        let kind = media_type(&head.headers);
+        if filter.is_some() && head.status.is_success() && is_encoded(&head.headers) {
+            return Err(fail(BackendFault::Protocol {
+                reason: "it is compressed although nobody asked for that",
+            }));
+        }
+        if kind.as_deref() == Some("text/event-stream") {
+            head.headers.remove(CONTENT_LENGTH);
+            let rules =
+                StreamRules { filter, scan: self.scan_errors, max_frame: self.sse_frame_bytes, standing };
+            let stream = EventStream::new(body, rules, self.drain.clone(), Arc::clone(seen));
+            return Ok(Answer { response: Response::from_parts(head, boxed(stream)), streamed: true });
+        }
+        let must_filter = asked.is_some() && filter.is_some() && head.status.is_success();
+        match filter {
+            Some(filter) if must_filter => {
+                let bytes = self.filtered(&filter, asked, kind.as_deref(), body).await.map_err(fail)?;
+                head.headers.remove(CONTENT_LENGTH);
+                Ok(Answer { response: Response::from_parts(head, full(bytes)), streamed: false })
+            }
+            _ => {
+                let plain = PlainAnswer::new(body, self.scan_errors, Arc::clone(seen));
+                Ok(Answer { response: Response::from_parts(head, boxed(plain)), streamed: false })
+            }
+        }
+    }
+
+    fn filter(&self, request: &Authorized) -> Option<ListFilter> {
+        let answered =
+            request.message().filter(|message| message.form == Form::Request).and_then(|message| {
+                let list = match message.call {
+                    Call::List(kind) => Some(kind),
+                    _ => None,
+                };
+                Some((message.id.clone()?, list)) as Option<(Id, Option<ListKind>)>
+            });
+        let filter = ListFilter {
+            policies: self.policies.clone().map(|policies| (policies, principal(request.caller()))),
+            tools: Arc::clone(&self.tools),
+            annotations: Arc::clone(&self.annotations),
+            request: answered,
+        };
+        (!filter.is_empty()).then_some(filter)
+    }
+
+    async fn filtered(
+        &self,
+        filter: &ListFilter,
+        asked: Option<ListKind>,
+        kind: Option<&str>,
+        body: Incoming,
+    ) -> Result<Bytes, BackendFault> {
+        let collected = Limited::new(body, self.list_bytes).collect().await.map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                BackendFault::ListTooLarge
+            } else {
+                BackendFault::Closed
+            }
+        })?;
+        let bytes = collected.to_bytes();
+        // Whatever the answer calls itself, a list that isn't JSON is not passed on.
+        if kind != Some("application/json") {
+            tracing::warn!(content_type = kind.unwrap_or("none"), list = ?asked, "a list has the wrong media type");
+        }
+        match filter.message(&bytes) {
+            Ok(Filtered::Unchanged) => Ok(bytes),
+            Ok(Filtered::Replaced(text)) => Ok(Bytes::from(text)),
+            Err(error) => {
+                tracing::warn!(error = %error, "a list cannot be filtered and is not passed on");
+                Err(BackendFault::Unfilterable)
+            }
+        }
+    }
+}
+
+fn check_status(status: StatusCode, direct: bool) -> Result<(), BackendFault> {
+    match status {
+        StatusCode::SWITCHING_PROTOCOLS => {
+            Err(BackendFault::Protocol { reason: "it wants to switch protocols" })
+        }
+        StatusCode::UNAUTHORIZED if !direct => Err(BackendFault::Unauthorized),
+        _ => Ok(()),
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+}

@@ -1,0 +1,8 @@
+//! The stages of the pipeline, one file each.
+
+pub mod authenticate;
+pub mod authorize;
+pub mod entrance;
+pub mod forward;
+pub mod parse;
+pub mod tool_calls;

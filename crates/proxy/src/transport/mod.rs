@@ -1,0 +1,5 @@
+//! Framing of what goes over the wire.
+
+pub mod answer;
+pub mod scan;
+pub mod sse;

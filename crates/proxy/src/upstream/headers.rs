@@ -1,0 +1,168 @@
+//! Which headers cross the proxy, and which end here.
+
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Headers of one hop (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// Older names of the same kind, and headers that say where a request came from, which only a proxy
+/// may say.
+const FROM_CLIENT: [&str; 9] = [
+    "keep-alive",
+    "proxy-connection",
+    "http2-settings",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-real-ip",
+];
+
+/// What a backend may not tell a client: it would act on the proxy's own origin.
+const FROM_BACKEND: [&str; 5] =
+    ["alt-svc", "clear-site-data", "keep-alive", "proxy-connection", "strict-transport-security"];
+
+/// Our id of the request, for both sides.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Makes a client's headers into those for the backend. The client's own token, cookies and whatever
+/// names a hop end here; the rest is passed on as it came.
+pub fn to_backend(mut headers: HeaderMap, forward_token: bool, source: &str, request_id: &str) -> HeaderMap {
+    remove_named_by_connection(&mut headers);
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    for name in FROM_CLIENT {
+        headers.remove(name);
+    }
+    headers.remove(HOST);
+    headers.remove(COOKIE);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(EXPECT);
+    if !forward_token {
+        headers.remove(AUTHORIZATION);
+    }
+    // Answers are read by the proxy, so they come uncompressed.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    if let Ok(value) = HeaderValue::from_str(source) {
+        headers.insert("x-forwarded-for", value);
+    }
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    headers
+}
+
+/// Makes a backend's headers into those for the client. Challenges pass only when the token is the
+/// client's own affair with the backend.
+pub fn to_client(headers: &mut HeaderMap, direct: bool) {
+    remove_named_by_connection(headers);
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    for name in FROM_BACKEND {
+        headers.remove(name);
+    }
+    headers.remove(SET_COOKIE);
+    headers.remove(REQUEST_ID);
+    if !direct {
+        headers.remove(WWW_AUTHENTICATE);
+    }
+    let cors: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
+    for name in cors {
+        headers.remove(name);
+    }
+}
+
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn the_clients_secrets_and_hops_end_here() {
+        let from_client = headers(&[
+            ("authorization", "Bearer x"),
+            ("cookie", "a=b"),
+            ("connection", "close, X-Hop"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("proxy-authorization", "Basic x"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-host", "evil"),
+            ("x-request-id", "mine"),
+            ("host", "proxy"),
+            ("mcp-session-id", "s"),
+            ("mcp-param-region", "eu"),
+            ("x-custom", "kept"),
+        ]);
+        let sent = to_backend(from_client.clone(), false, "10.0.0.9", "ours");
+        let mut names: Vec<_> = sent.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "accept-encoding",
+                "mcp-param-region",
+                "mcp-session-id",
+                "x-custom",
+                "x-forwarded-for",
+                "x-request-id"
+            ]
+        );
+        assert_eq!(sent["x-forwarded-for"], "10.0.0.9");
+        assert_eq!(sent["x-request-id"], "ours");
+        let direct = to_backend(from_client, true, "10.0.0.9", "ours");
+        assert_eq!(direct["authorization"], "Bearer x");
+    }
+
+    #[test]
+    fn a_backend_cannot_act_on_the_proxys_origin() {
+        let from_backend = [
+            ("set-cookie", "a=b"),
+            ("alt-svc", "h3=\":443\""),
+            ("clear-site-data", "\"*\""),
+            ("access-control-allow-origin", "*"),
+            ("access-control-expose-headers", "x"),
+            ("www-authenticate", "Bearer"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("mcp-session-id", "s"),
+            ("content-type", "application/json"),
+        ];
+        let mut seen = headers(&from_backend);
+        to_client(&mut seen, false);
+        let names: Vec<_> = seen.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["mcp-session-id", "content-type"]);
+        let mut direct = headers(&from_backend);
+        to_client(&mut direct, true);
+        assert!(direct.contains_key("www-authenticate") && !direct.contains_key("set-cookie"));
+    }
+}

@@ -1,0 +1,72 @@
+//! Readiness with reasons.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+
+use crate::drain::{DrainWatch, Phase};
+
+/// Why a process is or isn't ready, by the name of the part that says so.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    reasons: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+/// Body of `/readyz`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReadinessReport {
+    pub ready: bool,
+    /// What stands in the way, by part.
+    pub reasons: BTreeMap<String, String>,
+}
+
+impl Readiness {
+    /// Ready, with nothing in the way.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Says that `part` is not ready and why.
+    pub fn not_ready(&self, part: &str, reason: impl Into<String>) {
+        if let Ok(mut reasons) = self.reasons.lock() {
+            reasons.insert(part.to_owned(), reason.into());
+        }
+    }
+
+    /// Says that `part` is ready.
+    pub fn ready(&self, part: &str) {
+        if let Ok(mut reasons) = self.reasons.lock() {
+            reasons.remove(part);
+        }
+    }
+
+    /// The report for `/readyz`; a process that is leaving is not ready.
+    pub fn report(&self, drain: &DrainWatch) -> ReadinessReport {
+        let mut reasons = self.reasons.lock().map(|reasons| reasons.clone()).unwrap_or_default();
+        if drain.phase() > Phase::Serving {
+            reasons.insert("drain".to_owned(), "the process is shutting down".to_owned());
+        }
+        ReadinessReport { ready: reasons.is_empty(), reasons }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drain::Drain;
+
+    #[test]
+    fn readiness_names_what_is_missing() {
+        let drain = Drain::new();
+        let readiness = Readiness::new();
+        assert!(readiness.report(&drain.watch()).ready);
+        readiness.not_ready("keys", "no keys yet");
+        let report = readiness.report(&drain.watch());
+        assert!(!report.ready);
+        assert_eq!(report.reasons["keys"], "no keys yet");
+        readiness.ready("keys");
+        drain.advance(Phase::Leaving);
+        assert_eq!(readiness.report(&drain.watch()).reasons["drain"], "the process is shutting down");
+    }
+}

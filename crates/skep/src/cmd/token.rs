@@ -1,0 +1,45 @@
+//! `skep token`: a demo token from a running `skep up`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+
+use crate::demo::socket::{TokenRequest, ask, check_folder, default_path};
+
+/// Prints a token for a user of the demo, made by the `skep up` that runs on this machine.
+///
+/// There is no password: whoever can read the files of the user who started `skep up` can have a token.
+/// No network listener gives these tokens out.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenArgs {
+    /// A user of the demo (examples/quickstart/users.yaml: alice may everything, bob less).
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: String,
+    /// Who the token is for. Default: the audience of the demo's proxy.
+    #[arg(long, value_name = "AUDIENCE")]
+    pub(crate) audience: Option<String>,
+    /// The socket of the running `skep up`, where it was started with --socket.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// Prints the token, and nothing else, on standard output.
+///
+/// # Errors
+/// When no `skep up` runs or the user is unknown.
+pub(crate) fn run(args: TokenArgs) -> anyhow::Result<()> {
+    let socket = match args.socket {
+        Some(path) => path,
+        None => {
+            let path = default_path(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).as_deref());
+            // A folder that is not there means that no `skep up` runs, which `ask` says better.
+            if path.parent().is_some_and(|folder| folder.symlink_metadata().is_ok()) {
+                check_folder(&path)?;
+            }
+            path
+        }
+    };
+    let token = ask(&socket, &TokenRequest { user: args.user, audience: args.audience })?;
+    writeln!(std::io::stdout().lock(), "{}", token.expose()).context("can't write the token")
+}

@@ -1,0 +1,92 @@
+//! Manifests: files and folders of Kubernetes objects, read as `kubectl` reads them, with the place of
+//! every field kept for messages.
+
+mod files;
+mod plan;
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use skep_api::crd::Object;
+use skep_api::problem::Severity;
+use skep_api::secret::Secret;
+use skep_api::yaml::Lines;
+
+pub(crate) use self::files::LoadError;
+pub(crate) use self::plan::{PlanOptions, PlannedObject};
+
+/// Everything that was found in the given files.
+#[derive(Debug, Default)]
+pub(crate) struct Manifests {
+    /// Our objects, in the order in which they were found.
+    pub(crate) objects: Vec<Located>,
+    /// What can't be read, and what was passed over.
+    pub(crate) remarks: Vec<Remark>,
+    config_maps: BTreeMap<(String, String), BTreeMap<String, String>>,
+    secrets: BTreeMap<(String, String), BTreeMap<String, Secret>>,
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    watched: BTreeSet<PathBuf>,
+}
+
+/// An object and where it stands.
+#[derive(Debug)]
+pub(crate) struct Located {
+    pub(crate) object: Object,
+    pub(crate) file: PathBuf,
+    pub(crate) lines: Lines,
+}
+
+/// Something to say about a file, outside any object of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remark {
+    pub(crate) file: PathBuf,
+    pub(crate) line: usize,
+    /// `None` is a note.
+    pub(crate) severity: Option<Severity>,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// Reads files, folders (`*.yaml`, `*.yml`, `*.json`, with all folders below, sorted) and, for `-`,
+/// standard input. What is wrong inside a file is a [`Remark`], so that one bad file hides no other.
+///
+/// # Errors
+/// When a path does not exist or can't be read.
+pub(crate) fn load(paths: &[PathBuf]) -> Result<Manifests, LoadError> {
+    let mut manifests = Manifests::default();
+    for path in paths {
+        manifests.watched.insert(path.clone());
+    }
+    manifests.watched.remove(Path::new("-"));
+    for file in files::find(paths)? {
+        let text = files::read(&file)?;
+        read::text(&mut manifests, &file, &text);
+    }
+    Ok(manifests)
+}
+
+impl Manifests {
+    /// The value of a key of a Secret.
+    #[expect(dead_code, reason = "`skep up` fills environment variables with it")]
+    pub(crate) fn secret_value(&self, namespace: &str, name: &str, key: &str) -> Option<Secret> {
+        self.secrets.get(&(namespace.to_owned(), name.to_owned()))?.get(key).cloned()
+    }
+
+    /// The content of a key of a ConfigMap.
+    #[expect(dead_code, reason = "`skep up` writes mounted files with it")]
+    pub(crate) fn config_map_value(&self, namespace: &str, name: &str, key: &str) -> Option<&str> {
+        self.config_maps.get(&(namespace.to_owned(), name.to_owned()))?.get(key).map(String::as_str)
+    }
+
+    /// The paths that were given: a change below them may change the plan. Standard input is not among them.
+    #[expect(dead_code, reason = "`skep up` watches them")]
+    pub(crate) fn watched_paths(&self) -> Vec<PathBuf> {
+        self.watched.iter().cloned().collect()
+    }
+
+    /// True when some text could not be read as an object.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.remarks.iter().any(|remark| remark.severity == Some(Severity::Error))
+    }
+}

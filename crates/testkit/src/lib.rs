@@ -1,0 +1,25 @@
+//! Fakes and builders for tests: time, randomness, an identity provider, an MCP backend, raw HTTP.
+//!
+//! Only ever a dev-dependency. Everything listens on 127.0.0.1 and a port the system picks, and stops
+//! when its handle is dropped. A fake that can't do what a test asked of it panics: the test is over.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a fake that breaks must end the test at once"
+)]
+
+pub mod backend;
+pub mod clock;
+pub mod idp;
+pub mod raw;
+pub mod rng;
+pub mod server;
+
+pub use backend::McpBackend;
+pub use clock::ManualClock;
+pub use idp::{FakeIdp, Outage, TokenSpec};
+pub use raw::{Answer, RawConnection, free_port};
+pub use rng::SeededRng;
+pub use server::{Gate, Recorded, Reply, ScriptedServer, Step};

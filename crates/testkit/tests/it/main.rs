@@ -1,0 +1,7 @@
+//! The fakes do what they say.
+
+// `cfg(test)` tells clippy that helpers in these files are test code too.
+#[cfg(test)]
+mod idp;
+#[cfg(test)]
+mod server;

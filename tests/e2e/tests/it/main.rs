@@ -1,0 +1,24 @@
+//! The real `skep` binary against real clients, a real identity provider and real MCP servers.
+//!
+//! The binary is the one that cargo built into the same target folder. What isn't Rust is named by
+//! variables that `hack/test` sets: `SKEP_NODE` and `SKEP_NODE_MODULES`, `SKEP_PYTHON`. Without them the
+//! tests that need them are skipped, and say so.
+
+#[cfg(test)]
+mod cli;
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod ports;
+#[cfg(test)]
+mod quickstart;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod sdk_clients;
+#[cfg(test)]
+mod secrets;
