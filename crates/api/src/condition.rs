@@ -26,11 +26,21 @@ pub struct Condition {
 impl Condition {
     /// A condition that holds.
     pub fn yes(kind: impl Into<String>, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), status: ConditionStatus::True, reason: reason.into(), message: message.into() }
+        Self {
+            kind: kind.into(),
+            status: ConditionStatus::True,
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 
     /// A condition that does not hold.
     pub fn no(kind: impl Into<String>, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { kind: kind.into(), status: ConditionStatus::False, reason: reason.into(), message: message.into() }
+        Self {
+            kind: kind.into(),
+            status: ConditionStatus::False,
+            reason: reason.into(),
+            message: message.into(),
+        }
     }
 }

@@ -40,7 +40,8 @@ pub fn check(bytes: &[u8], depth: usize) -> Result<&str, JsonFault> {
     if bytes.starts_with(b"\xef\xbb\xbf") {
         return Err(JsonFault::ByteOrderMark);
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| JsonFault::NotUtf8 { offset: error.valid_up_to() })?;
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| JsonFault::NotUtf8 { offset: error.valid_up_to() })?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut too_deep = false;
     let walked = Walk { left: depth, too_deep: &mut too_deep }

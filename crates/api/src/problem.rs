@@ -44,7 +44,12 @@ impl Problem {
 
     /// A finding that lets the object be planned.
     pub fn warning(path: impl Into<String>, reason: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), reason: reason.into(), severity: Severity::Warning, message: message.into() }
+        Self {
+            path: path.into(),
+            reason: reason.into(),
+            severity: Severity::Warning,
+            message: message.into(),
+        }
     }
 
     /// True when the object must not be planned.

@@ -32,10 +32,16 @@ pub enum BindError {
 /// # Errors
 /// When other machines could reach the address, or the port is taken.
 pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, BindError> {
-    if !address.ip().to_canonical().is_loopback() {
-        return Err(BindError::NotLoopback { address });
-    }
+    require_loopback(address)?;
     TcpListener::bind(address).await.map_err(|source| BindError::Io { address, source })
+}
+
+/// Checks an address before or after it was bound by somebody else.
+///
+/// # Errors
+/// When other machines could reach it.
+pub fn require_loopback(address: SocketAddr) -> Result<(), BindError> {
+    if address.ip().to_canonical().is_loopback() { Ok(()) } else { Err(BindError::NotLoopback { address }) }
 }
 
 #[cfg(test)]

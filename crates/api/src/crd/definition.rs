@@ -68,18 +68,29 @@ pub fn definition(kind: Kind) -> Value {
 
 /// The schema of one kind, as the API server judges it.
 pub fn schema(kind: Kind) -> Value {
-    match kind {
-        Kind::MCPServer => object::<ServerSpec, ServerStatus>("An MCP server in a container, with a proxy in front of it."),
-        Kind::MCPRemoteProxy => {
-            object::<RemoteProxySpec, RemoteProxyStatus>("A proxy in front of an MCP server that runs somewhere else.")
+    let mut schema = match kind {
+        Kind::MCPServer => {
+            object::<ServerSpec, ServerStatus>("An MCP server in a container, with a proxy in front of it.")
         }
+        Kind::MCPRemoteProxy => object::<RemoteProxySpec, RemoteProxyStatus>(
+            "A proxy in front of an MCP server that runs somewhere else.",
+        ),
         Kind::MCPExternalAuthConfig => {
             object::<ExternalAuthSpec, ConfigStatus>("The credential for what lies behind a proxy.")
         }
-        Kind::MCPToolConfig => object::<ToolConfigSpec, ConfigStatus>("Which tools clients see, and under which names."),
+        Kind::MCPToolConfig => {
+            object::<ToolConfigSpec, ConfigStatus>("Which tools clients see, and under which names.")
+        }
         Kind::MCPOIDCConfig => object::<OidcConfigSpec, ConfigStatus>("How callers' tokens are judged."),
         Kind::MCPAuthzConfig => object::<AuthzConfigSpec, ConfigStatus>("Who may call what."),
+    };
+    // An empty tool config changes nothing, and may be written without a spec.
+    if kind == Kind::MCPToolConfig
+        && let Some(map) = schema.as_object_mut()
+    {
+        map.shift_remove("required");
     }
+    schema
 }
 
 fn object<S: JsonSchema, T: JsonSchema>(description: &str) -> Value {
@@ -106,7 +117,9 @@ impl Names {
         let (plural, singular, short): (_, _, &'static [&'static str]) = match kind {
             Kind::MCPServer => ("mcpservers", "mcpserver", &["mcpserver", "mcpservers"]),
             Kind::MCPRemoteProxy => ("mcpremoteproxies", "mcpremoteproxy", &["rp", "mcprp"]),
-            Kind::MCPExternalAuthConfig => ("mcpexternalauthconfigs", "mcpexternalauthconfig", &["extauth", "mcpextauth"]),
+            Kind::MCPExternalAuthConfig => {
+                ("mcpexternalauthconfigs", "mcpexternalauthconfig", &["extauth", "mcpextauth"])
+            }
             Kind::MCPToolConfig => ("mcptoolconfigs", "mcptoolconfig", &["tc", "toolconfig"]),
             Kind::MCPOIDCConfig => ("mcpoidcconfigs", "mcpoidcconfig", &["mcpoidc"]),
             Kind::MCPAuthzConfig => ("mcpauthzconfigs", "mcpauthzconfig", &["authzcfg"]),
@@ -161,12 +174,15 @@ mod tests {
         if map.get("x-kubernetes-list-type") == Some(&json!("map")) {
             let items = &map["items"];
             for key in map["x-kubernetes-list-map-keys"].as_array().unwrap() {
-                assert!(items["required"].as_array().unwrap().contains(key), "{path}: list key {key} is not required");
+                assert!(
+                    items["required"].as_array().unwrap().contains(key),
+                    "{path}: list key {key} is not required"
+                );
             }
         }
         for (name, property) in map.get("properties").and_then(Value::as_object).into_iter().flatten() {
             check(property, &format!("{path}.{name}"));
-            if property.get("description").is_none() && path != "" && !path.ends_with("metadata") {
+            if property.get("description").is_none() && !path.is_empty() && !path.ends_with("metadata") {
                 panic!("{path}.{name} has no description");
             }
         }
@@ -193,7 +209,10 @@ mod tests {
             let spec = &schema(kind)["properties"]["spec"];
             let required = spec.get("required").cloned().unwrap_or_default();
             for field in ["remoteUrl", "remoteURL", "port", "proxyPort", "mcpPort", "targetPort"] {
-                assert!(!required.as_array().is_some_and(|list| list.contains(&json!(field))), "{kind}: {field}");
+                assert!(
+                    !required.as_array().is_some_and(|list| list.contains(&json!(field))),
+                    "{kind}: {field}"
+                );
             }
         }
     }

@@ -308,7 +308,10 @@ impl ExternalAuth {
                 problems.push(Problem::error(
                     format!("spec.{}", block.as_str()),
                     CONFLICTING_FIELDS,
-                    format!("`type` is `{}`, so this block has no meaning. Remove it, or change `type`.", kind.as_str()),
+                    format!(
+                        "`type` is `{}`, so this block has no meaning. Remove it, or change `type`.",
+                        kind.as_str()
+                    ),
                 ));
             }
             if !there && block == kind {
@@ -321,7 +324,9 @@ impl ExternalAuth {
             }
         }
         Some(match kind {
-            ExternalAuthType::TokenExchange => Self::TokenExchange(TokenExchange::from_spec(spec.token_exchange?, problems)?),
+            ExternalAuthType::TokenExchange => {
+                Self::TokenExchange(TokenExchange::from_spec(spec.token_exchange?, problems)?)
+            }
             ExternalAuthType::HeaderInjection => Self::HeaderInjection(spec.header_injection?),
             ExternalAuthType::BearerToken => Self::BearerToken(spec.bearer_token?),
             ExternalAuthType::Unauthenticated => Self::Unauthenticated,
@@ -338,20 +343,35 @@ impl TokenExchange {
     fn from_spec(spec: TokenExchangeSpec, problems: &mut Vec<Problem>) -> Option<Self> {
         const AT: &str = "spec.tokenExchange";
         let mut text = |new: &str, newer: Option<String>, old: &str, older: Option<String>| {
-            super::parse::one_of((&format!("{AT}.{new}"), newer), (&format!("{AT}.{old}"), older), None, problems)
+            super::parse::one_of(
+                (&format!("{AT}.{new}"), newer),
+                (&format!("{AT}.{old}"), older),
+                None,
+                problems,
+            )
         };
         let token_url = text("tokenUrl", spec.token_url, "token_url", spec.token_url_old);
         let client_id = text("clientId", spec.client_id, "client_id", spec.client_id_old);
-        let subject_token_type =
-            text("subjectTokenType", spec.subject_token_type, "subject_token_type", spec.subject_token_type_old);
+        let subject_token_type = text(
+            "subjectTokenType",
+            spec.subject_token_type,
+            "subject_token_type",
+            spec.subject_token_type_old,
+        );
         let header = text(
             "externalTokenHeaderName",
             spec.external_token_header_name,
             "external_token_header_name",
             spec.external_token_header_name_old,
         );
-        let words = spec.scope.map(|words| words.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>());
-        let scopes = super::parse::one_of((&format!("{AT}.scopes"), spec.scopes), (&format!("{AT}.scope"), words), None, problems);
+        let words =
+            spec.scope.map(|words| words.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>());
+        let scopes = super::parse::one_of(
+            (&format!("{AT}.scopes"), spec.scopes),
+            (&format!("{AT}.scope"), words),
+            None,
+            problems,
+        );
         let client_secret_ref = super::parse::one_of(
             (&format!("{AT}.clientSecretRef"), spec.client_secret_ref),
             (&format!("{AT}.client_secret_ref"), spec.client_secret_ref_old),
@@ -359,7 +379,11 @@ impl TokenExchange {
             problems,
         );
         if token_url.is_none() {
-            problems.push(Problem::error(format!("{AT}.tokenUrl"), INVALID_FIELD, "The token endpoint is missing."));
+            problems.push(Problem::error(
+                format!("{AT}.tokenUrl"),
+                INVALID_FIELD,
+                "The token endpoint is missing.",
+            ));
         }
         if spec.audience.as_deref().unwrap_or_default().is_empty() {
             problems.push(Problem::error(

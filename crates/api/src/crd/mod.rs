@@ -188,7 +188,11 @@ impl Object {
         let metadata = metadata(value.get("metadata").unwrap_or(&Value::Null), &mut findings);
         for field in value.as_object().into_iter().flat_map(|map| map.keys()) {
             if !matches!(field.as_str(), "apiVersion" | "kind" | "metadata" | "spec" | "status") {
-                findings.push(Problem::warning(field.clone(), UNKNOWN_FIELD, "There is no such field; it has no effect."));
+                findings.push(Problem::warning(
+                    field.clone(),
+                    UNKNOWN_FIELD,
+                    "There is no such field; it has no effect.",
+                ));
             }
         }
         let spec = match value.get("spec") {
@@ -226,16 +230,23 @@ const PROTECTIVE: [&str; 13] = [
 ];
 
 fn read_spec(kind: Kind, spec: &Value, findings: &mut Vec<Problem>) -> Option<Spec> {
-    let workload = Rules { root: "spec", free_form: &["podTemplateSpec"], protective: &PROTECTIVE, strict: false };
-    let config = Rules { root: "spec", free_form: &["config", "embeddedAuthServer"], protective: &[], strict: true };
+    let workload =
+        Rules { root: "spec", free_form: &["podTemplateSpec"], protective: &PROTECTIVE, strict: false };
+    let config =
+        Rules { root: "spec", free_form: &["config", "embeddedAuthServer"], protective: &[], strict: true };
     Some(match kind {
-        Kind::MCPServer => Spec::Server(Box::new(Server::from_spec(read::<ServerSpec>(spec, &workload, findings)?, findings))),
-        Kind::MCPRemoteProxy => {
-            Spec::RemoteProxy(Box::new(RemoteProxy::from_spec(read::<RemoteProxySpec>(spec, &workload, findings)?, findings)))
-        }
-        Kind::MCPExternalAuthConfig => {
-            Spec::ExternalAuth(Box::new(ExternalAuth::from_spec(read::<ExternalAuthSpec>(spec, &config, findings)?, findings)?))
-        }
+        Kind::MCPServer => Spec::Server(Box::new(Server::from_spec(
+            read::<ServerSpec>(spec, &workload, findings)?,
+            findings,
+        ))),
+        Kind::MCPRemoteProxy => Spec::RemoteProxy(Box::new(RemoteProxy::from_spec(
+            read::<RemoteProxySpec>(spec, &workload, findings)?,
+            findings,
+        ))),
+        Kind::MCPExternalAuthConfig => Spec::ExternalAuth(Box::new(ExternalAuth::from_spec(
+            read::<ExternalAuthSpec>(spec, &config, findings)?,
+            findings,
+        )?)),
         Kind::MCPToolConfig => Spec::ToolConfig(Box::new(read(spec, &config, findings)?)),
         Kind::MCPOIDCConfig => Spec::OidcConfig(Box::new(read(spec, &config, findings)?)),
         Kind::MCPAuthzConfig => Spec::AuthzConfig(Box::new(read(spec, &config, findings)?)),
@@ -270,15 +281,22 @@ mod tests {
 
     #[test]
     fn both_spellings_mean_the_same() {
-        let old = proxy(json!({"remoteURL": "https://a.example/", "port": 9090, "groupRef": "g", "authMode": "anonymous"}));
-        let new = proxy(json!({"remoteUrl": "https://a.example/", "proxyPort": 9090, "groupRef": {"name": "g"}, "authMode": "anonymous"}));
-        let (Spec::RemoteProxy(old), Spec::RemoteProxy(new)) = (old.spec, new.spec) else { panic!("unreadable") };
+        let old = proxy(
+            json!({"remoteURL": "https://a.example/", "port": 9090, "groupRef": "g", "authMode": "anonymous"}),
+        );
+        let new = proxy(
+            json!({"remoteUrl": "https://a.example/", "proxyPort": 9090, "groupRef": {"name": "g"}, "authMode": "anonymous"}),
+        );
+        let (Spec::RemoteProxy(old), Spec::RemoteProxy(new)) = (old.spec, new.spec) else {
+            panic!("unreadable")
+        };
         assert_eq!((old.remote_url, old.port, old.group), (new.remote_url, new.port, new.group));
     }
 
     #[test]
     fn a_null_counts_as_absent() {
-        let object = proxy(json!({"remoteUrl": "https://a.example/", "oidcConfig": null, "audit": {"enabled": null}}));
+        let object =
+            proxy(json!({"remoteUrl": "https://a.example/", "oidcConfig": null, "audit": {"enabled": null}}));
         assert!(object.findings.is_empty(), "{:?}", object.findings);
     }
 
@@ -290,12 +308,17 @@ mod tests {
             "authzConfigs": {},
         }));
         let found: Vec<_> = object.findings.iter().map(|p| (p.path.as_str(), p.is_error())).collect();
-        assert_eq!(found, [("spec.colour", false), ("spec.oidcConfig.inline.audiance", true), ("spec.authzConfigs", true)]);
+        assert_eq!(
+            found,
+            [("spec.colour", false), ("spec.oidcConfig.inline.audiance", true), ("spec.authzConfigs", true)]
+        );
     }
 
     #[test]
     fn a_value_of_the_wrong_type_is_named_by_its_path() {
-        let object = proxy(json!({"remoteUrl": "https://a.example/", "headerForward": {"addHeadersFromSecret": [{"headerName": "X", "valueSecretRef": {"name": 5, "key": "k"}}]}}));
+        let object = proxy(
+            json!({"remoteUrl": "https://a.example/", "headerForward": {"addHeadersFromSecret": [{"headerName": "X", "valueSecretRef": {"name": 5, "key": "k"}}]}}),
+        );
         assert_eq!(object.findings[0].path, "spec.headerForward.addHeadersFromSecret[0].valueSecretRef.name");
         assert_eq!(object.spec, Spec::Unreadable);
     }
@@ -308,9 +331,35 @@ mod tests {
             "[a-z:/.]{0,12}".prop_map(Value::from),
         ];
         let keys = prop::sample::select(vec![
-            "type", "inline", "issuer", "name", "key", "remoteUrl", "remoteURL", "port", "proxyPort", "oidcConfig", "authzConfig",
-            "policies", "groupRef", "image", "secrets", "transport", "tokenExchange", "token_url", "scope", "podTemplateSpec",
-            "audit", "enabled", "resources", "limits", "cpu", "config", "toolsFilter", "toolsOverride", "x",
+            "type",
+            "inline",
+            "issuer",
+            "name",
+            "key",
+            "remoteUrl",
+            "remoteURL",
+            "port",
+            "proxyPort",
+            "oidcConfig",
+            "authzConfig",
+            "policies",
+            "groupRef",
+            "image",
+            "secrets",
+            "transport",
+            "tokenExchange",
+            "token_url",
+            "scope",
+            "podTemplateSpec",
+            "audit",
+            "enabled",
+            "resources",
+            "limits",
+            "cpu",
+            "config",
+            "toolsFilter",
+            "toolsOverride",
+            "x",
         ]);
         leaf.prop_recursive(5, 60, 8, move |inner| {
             prop_oneof![

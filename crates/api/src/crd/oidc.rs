@@ -189,7 +189,11 @@ pub struct Introspection {
 
 /// Reads the content of a ConfigMap that `oidcConfig.configMap` names. It has the fields of `inline`
 /// and may have `resourceUrl`.
-pub fn read_config_map(content: &Value, path: &str, problems: &mut Vec<Problem>) -> Option<(InlineOidc, Option<String>)> {
+pub fn read_config_map(
+    content: &Value,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<(InlineOidc, Option<String>)> {
     let mut content = content.clone();
     let resource = content.as_object_mut().and_then(|map| map.remove("resourceUrl"));
     let rules = Rules { root: path, free_form: &[], protective: &[], strict: true };

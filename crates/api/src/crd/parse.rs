@@ -28,7 +28,11 @@ pub(crate) struct Rules<'a> {
 }
 
 /// Reads `value` as `T`. `None` means that it does not fit, and then a problem says why.
-pub(crate) fn read<T: DeserializeOwned>(value: &Value, rules: &Rules<'_>, problems: &mut Vec<Problem>) -> Option<T> {
+pub(crate) fn read<T: DeserializeOwned>(
+    value: &Value,
+    rules: &Rules<'_>,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
     let value = without_nulls(value, rules.free_form);
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
@@ -63,7 +67,9 @@ fn unknown_field(path: &str, rules: &Rules<'_>) -> Problem {
         Some(meant) => Problem::error(
             full,
             UNKNOWN_FIELD,
-            format!("There is no field `{first}`; `{meant}` is spelt differently. Correct it, or what it protects stays open."),
+            format!(
+                "There is no field `{first}`; `{meant}` is spelt differently. Correct it, or what it protects stays open."
+            ),
         ),
         None if inside || rules.strict => Problem::error(
             full,
@@ -95,7 +101,9 @@ fn dotted(path: &serde_ignored::Path<'_>) -> String {
         Path::Root => String::new(),
         Path::Seq { parent, index } => format!("{}[{index}]", dotted(parent)),
         Path::Map { parent, key } => join(&dotted(parent), key),
-        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => dotted(parent),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            dotted(parent)
+        }
     }
 }
 
@@ -105,12 +113,18 @@ fn without_nulls(value: &Value, free_form: &[&str]) -> Value {
             map.iter()
                 .filter(|(_, value)| !value.is_null())
                 .map(|(key, value)| {
-                    let kept = if free_form.contains(&key.as_str()) { value.clone() } else { without_nulls(value, free_form) };
+                    let kept = if free_form.contains(&key.as_str()) {
+                        value.clone()
+                    } else {
+                        without_nulls(value, free_form)
+                    };
                     (key.clone(), kept)
                 })
                 .collect(),
         ),
-        Value::Array(items) => Value::Array(items.iter().map(|item| without_nulls(item, free_form)).collect()),
+        Value::Array(items) => {
+            Value::Array(items.iter().map(|item| without_nulls(item, free_form)).collect())
+        }
         other => other.clone(),
     }
 }
@@ -133,7 +147,10 @@ pub(crate) fn one_of<T: PartialEq>(
                 problems.push(Problem::error(
                     newer.0,
                     CONFLICTING_FIELDS,
-                    format!("`{}` and `{}` are two spellings of one field and say different things. Keep one.", newer.0, older.0),
+                    format!(
+                        "`{}` and `{}` are two spellings of one field and say different things. Keep one.",
+                        newer.0, older.0
+                    ),
                 ));
                 Some((newer.0.to_owned(), new))
             }
@@ -151,7 +168,11 @@ pub(crate) fn port(value: Option<(String, i64)>, default: u16, problems: &mut Ve
         Some((path, value)) => match u16::try_from(value) {
             Ok(port) if port > 0 => port,
             _ => {
-                problems.push(Problem::error(path, INVALID_FIELD, format!("{value} is not a port: it has to be from 1 to 65535.")));
+                problems.push(Problem::error(
+                    path,
+                    INVALID_FIELD,
+                    format!("{value} is not a port: it has to be from 1 to 65535."),
+                ));
                 default
             }
         },
@@ -164,14 +185,23 @@ pub(crate) fn count(path: &str, value: Option<i64>, problems: &mut Vec<Problem>)
     match i32::try_from(value) {
         Ok(count) if count >= 0 => Some(count),
         _ => {
-            problems.push(Problem::error(path, INVALID_FIELD, format!("{value} is not a number of replicas: it can't be negative.")));
+            problems.push(Problem::error(
+                path,
+                INVALID_FIELD,
+                format!("{value} is not a number of replicas: it can't be negative."),
+            ));
             None
         }
     }
 }
 
 /// Reports values that stand in a list more than once.
-pub(crate) fn no_duplicates<'a>(path: &str, field: &str, values: impl Iterator<Item = &'a str>, problems: &mut Vec<Problem>) {
+pub(crate) fn no_duplicates<'a>(
+    path: &str,
+    field: &str,
+    values: impl Iterator<Item = &'a str>,
+    problems: &mut Vec<Problem>,
+) {
     let mut seen = BTreeSet::new();
     for (index, value) in values.enumerate() {
         if !seen.insert(value) {
@@ -193,8 +223,14 @@ mod tests {
     #[test]
     fn a_spelling_that_equals_the_default_gives_way() {
         let mut problems = Vec::new();
-        assert_eq!(one_of(("a", Some(8080)), ("b", Some(9090)), Some(&8080), &mut problems), Some(("b".to_owned(), 9090)));
-        assert_eq!(one_of(("a", Some(9090)), ("b", Some(8080)), Some(&8080), &mut problems), Some(("a".to_owned(), 9090)));
+        assert_eq!(
+            one_of(("a", Some(8080)), ("b", Some(9090)), Some(&8080), &mut problems),
+            Some(("b".to_owned(), 9090))
+        );
+        assert_eq!(
+            one_of(("a", Some(9090)), ("b", Some(8080)), Some(&8080), &mut problems),
+            Some(("a".to_owned(), 9090))
+        );
         assert!(problems.is_empty());
         one_of(("a", Some(1)), ("b", Some(2)), Some(&8080), &mut problems);
         assert_eq!(problems.len(), 1);

@@ -77,7 +77,8 @@ impl<'de> Deserialize<'de> for GroupRef {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<GroupRef, A::Error> {
-                NameRef::deserialize(MapAccessDeserializer::new(map)).map(|named| GroupRef { name: named.name })
+                NameRef::deserialize(MapAccessDeserializer::new(map))
+                    .map(|named| GroupRef { name: named.name })
             }
         }
         deserializer.deserialize_any(Either)

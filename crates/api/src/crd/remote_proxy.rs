@@ -8,8 +8,8 @@ use super::authz::{EmbeddedAuthz, FreeForm};
 use super::oidc::EmbeddedOidc;
 use super::parse::{count, one_of, port};
 use super::pod::{
-    AuditSpec, EmbeddedTelemetry, HeaderForwardSpec, NetworkPolicySpec, RateLimiting, ResourceOverrides, Resources,
-    SessionAffinity, SessionStorage,
+    AuditSpec, EmbeddedTelemetry, HeaderForwardSpec, NetworkPolicySpec, RateLimiting, ResourceOverrides,
+    Resources, SessionAffinity, SessionStorage,
 };
 use super::reference::{AuthServerRef, GroupRef, NameRef, OidcConfigRef, TelemetryConfigRef};
 use crate::problem::Problem;
@@ -174,8 +174,14 @@ pub struct RemoteProxy {
 
 impl RemoteProxy {
     pub(super) fn from_spec(spec: RemoteProxySpec, problems: &mut Vec<Problem>) -> Self {
-        let url = one_of(("spec.remoteUrl", spec.remote_url), ("spec.remoteURL", spec.remote_url_old), None, problems);
-        let (remote_url_path, remote_url) = url.unwrap_or_else(|| ("spec.remoteUrl".to_owned(), String::new()));
+        let url = one_of(
+            ("spec.remoteUrl", spec.remote_url),
+            ("spec.remoteURL", spec.remote_url_old),
+            None,
+            problems,
+        );
+        let (remote_url_path, remote_url) =
+            url.unwrap_or_else(|| ("spec.remoteUrl".to_owned(), String::new()));
         let proxy_port = one_of(
             ("spec.proxyPort", spec.proxy_port),
             ("spec.port", spec.port),

@@ -8,7 +8,8 @@ use super::authz::{EmbeddedAuthz, FreeForm};
 use super::oidc::EmbeddedOidc;
 use super::parse::{INVALID_FIELD, count, no_duplicates, one_of, port};
 use super::pod::{
-    AuditSpec, EmbeddedTelemetry, EnvVar, RateLimiting, ResourceOverrides, Resources, SessionAffinity, SessionStorage,
+    AuditSpec, EmbeddedTelemetry, EnvVar, RateLimiting, ResourceOverrides, Resources, SessionAffinity,
+    SessionStorage,
 };
 use super::reference::{AuthServerRef, GroupRef, NameRef, OidcConfigRef, TelemetryConfigRef};
 use super::remote_proxy::{AuthModeSpec, DEFAULT_PORT};
@@ -210,6 +211,8 @@ pub struct Server {
 /// A Secret key and the variable that carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretEnv {
+    /// Where it is written, for example `spec.secrets[0]`.
+    pub path: String,
     pub secret: String,
     pub key: String,
     pub variable: String,
@@ -218,12 +221,21 @@ pub struct SecretEnv {
 impl Server {
     pub(super) fn from_spec(spec: ServerSpec, problems: &mut Vec<Problem>) -> Self {
         let default_port = i64::from(DEFAULT_PORT);
-        let proxy_port =
-            one_of(("spec.proxyPort", spec.proxy_port), ("spec.port", spec.port), Some(&default_port), problems);
-        let mcp_port = one_of(("spec.mcpPort", spec.mcp_port), ("spec.targetPort", spec.target_port), None, problems);
+        let proxy_port = one_of(
+            ("spec.proxyPort", spec.proxy_port),
+            ("spec.port", spec.port),
+            Some(&default_port),
+            problems,
+        );
+        let mcp_port =
+            one_of(("spec.mcpPort", spec.mcp_port), ("spec.targetPort", spec.target_port), None, problems);
         let transport = spec.transport.unwrap_or(Transport::Stdio);
         if spec.proxy_mode == Some(Transport::Stdio) {
-            problems.push(Problem::error("spec.proxyMode", INVALID_FIELD, "`proxyMode` is `sse` or `streamable-http`."));
+            problems.push(Problem::error(
+                "spec.proxyMode",
+                INVALID_FIELD,
+                "`proxyMode` is `sse` or `streamable-http`.",
+            ));
         }
         let client_transport = match transport {
             Transport::Stdio => spec.proxy_mode.unwrap_or(Transport::StreamableHttp),
@@ -277,12 +289,20 @@ fn secrets(written: Vec<ServerSecret>, problems: &mut Vec<Problem>) -> Vec<Secre
     for (index, secret) in written.into_iter().enumerate() {
         let at = format!("spec.secrets[{index}]");
         let Some(key) = secret.key.filter(|key| !key.is_empty()) else {
-            problems.push(Problem::error(format!("{at}.key"), INVALID_FIELD, "The key in the Secret is missing."));
+            problems.push(Problem::error(
+                format!("{at}.key"),
+                INVALID_FIELD,
+                "The key in the Secret is missing.",
+            ));
             continue;
         };
         let variable = secret.target_env_name.filter(|name| !name.is_empty()).unwrap_or_else(|| key.clone());
         if found.iter().any(|other| other.secret == secret.name && other.key == key) {
-            problems.push(Problem::error(at, "DuplicateSecret", format!("Key `{key}` of Secret `{}` is listed already; keep one.", secret.name)));
+            problems.push(Problem::error(
+                at,
+                "DuplicateSecret",
+                format!("Key `{key}` of Secret `{}` is listed already; keep one.", secret.name),
+            ));
             continue;
         }
         if found.iter().any(|other| other.variable == variable) {
@@ -293,7 +313,7 @@ fn secrets(written: Vec<ServerSecret>, problems: &mut Vec<Problem>) -> Vec<Secre
             ));
             continue;
         }
-        found.push(SecretEnv { secret: secret.name, key, variable });
+        found.push(SecretEnv { path: at, secret: secret.name, key, variable });
     }
     found
 }

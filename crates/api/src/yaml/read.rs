@@ -99,7 +99,11 @@ pub fn single(text: &str) -> Result<Document, YamlError> {
 /// not there, and texts beyond the limits of size, nesting and expansion.
 pub fn documents(text: &str) -> Result<Vec<Document>, YamlError> {
     if text.len() > MAX_TEXT {
-        return Err(YamlError { line: 1, column: 1, message: format!("the text is longer than {MAX_TEXT} bytes") });
+        return Err(YamlError {
+            line: 1,
+            column: 1,
+            message: format!("the text is longer than {MAX_TEXT} bytes"),
+        });
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reader = Reader { parser: Parser::new_from_str(text), nodes: 0, anchors: BTreeMap::new() };
@@ -141,9 +145,9 @@ impl Node {
         match self.content {
             Content::Scalar(value) => value,
             Content::List(items) => Value::Array(items.into_iter().map(Node::into_value).collect()),
-            Content::Map(entries) => {
-                Value::Object(entries.into_iter().map(|(key, _, node)| (key, node.into_value())).collect::<Map<_, _>>())
-            }
+            Content::Map(entries) => Value::Object(
+                entries.into_iter().map(|(key, _, node)| (key, node.into_value())).collect::<Map<_, _>>(),
+            ),
         }
     }
 
@@ -198,21 +202,34 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<Option<(Event<'a>, Span)>, YamlError> {
-        match self.parser.next_event() {
-            None => Ok(None),
-            Some(Ok(found)) => Ok(Some(found)),
-            Some(Err(error)) => Err(at(*error.marker(), error.info())),
+        loop {
+            match self.parser.next_event() {
+                None => return Ok(None),
+                // Comments come as events of their own, anywhere between two nodes.
+                Some(Ok((Event::Comment(..), _))) => {}
+                Some(Ok(found)) => return Ok(Some(found)),
+                Some(Err(error)) => return Err(at(*error.marker(), error.info())),
+            }
         }
     }
 
     fn expect_node(&mut self) -> Result<(Event<'a>, Span), YamlError> {
-        self.next()?.ok_or_else(|| YamlError { line: 1, column: 1, message: "the text ends too early".to_owned() })
+        self.next()?.ok_or_else(|| YamlError {
+            line: 1,
+            column: 1,
+            message: "the text ends too early".to_owned(),
+        })
     }
 
     fn count(&mut self, more: usize, span: Span) -> Result<(), YamlError> {
         self.nodes = self.nodes.saturating_add(more);
         if self.nodes > MAX_NODES {
-            return Err(at(span.start, format!("the text stands for more than {MAX_NODES} values; are its aliases meant to multiply?")));
+            return Err(at(
+                span.start,
+                format!(
+                    "the text stands for more than {MAX_NODES} values; are its aliases meant to multiply?"
+                ),
+            ));
         }
         Ok(())
     }
@@ -238,7 +255,12 @@ impl<'a> Reader<'a> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let tag = tag.map(|tag| tag.original());
-                (anchor, Content::Scalar(resolve(&text, style, tag.as_deref()).map_err(|message| at(span.start, message))?))
+                (
+                    anchor,
+                    Content::Scalar(
+                        resolve(&text, style, tag.as_deref()).map_err(|message| at(span.start, message))?,
+                    ),
+                )
             }
             Event::SequenceStart(_, anchor, tag) => {
                 refuse_tag(tag.map(|tag| tag.original()), "!!seq", span)?;
@@ -283,7 +305,10 @@ impl<'a> Reader<'a> {
                 continue;
             }
             if let Some(first) = seen.insert(key.clone(), span.start.line()) {
-                return Err(at(span.start, format!("the key `{key}` is here twice (first on line {first}); keep one")));
+                return Err(at(
+                    span.start,
+                    format!("the key `{key}` is here twice (first on line {first}); keep one"),
+                ));
             }
             entries.push((key, span.start.line(), value));
         }
@@ -310,7 +335,9 @@ impl<'a> Reader<'a> {
         let node = self.node(event.clone(), span, 0)?;
         match (node.content, event) {
             (Content::Scalar(Value::String(text)), _) => Ok(text),
-            (Content::Scalar(_), Event::Scalar(text, ScalarStyle::Plain, _, None)) if !text.is_empty() => Ok(text.into_owned()),
+            (Content::Scalar(_), Event::Scalar(text, ScalarStyle::Plain, _, None)) if !text.is_empty() => {
+                Ok(text.into_owned())
+            }
             _ => Err(at(span.start, "a key has to be a string".to_owned())),
         }
     }
@@ -322,7 +349,9 @@ fn at(marker: Marker, message: String) -> YamlError {
 
 fn refuse_tag(tag: Option<String>, allowed: &str, span: Span) -> Result<(), YamlError> {
     match tag {
-        Some(tag) if tag != allowed => Err(at(span.start, format!("the tag `{tag}` has no meaning in a manifest; remove it"))),
+        Some(tag) if tag != allowed => {
+            Err(at(span.start, format!("the tag `{tag}` has no meaning in a manifest; remove it")))
+        }
         _ => Ok(()),
     }
 }
@@ -330,7 +359,9 @@ fn refuse_tag(tag: Option<String>, allowed: &str, span: Span) -> Result<(), Yaml
 fn resolve(text: &str, style: ScalarStyle, tag: Option<&str>) -> Result<Value, String> {
     match tag {
         Some("!!str" | "!") => return Ok(Value::from(text)),
-        Some("!!binary") => return Err("the tag `!!binary` is not supported; write the text itself".to_owned()),
+        Some("!!binary") => {
+            return Err("the tag `!!binary` is not supported; write the text itself".to_owned());
+        }
         Some("!!int" | "!!float" | "!!bool" | "!!null") => return plain(text),
         Some(tag) => return Err(format!("the tag `{tag}` has no meaning in a manifest; remove it")),
         None => {}
@@ -341,8 +372,12 @@ fn resolve(text: &str, style: ScalarStyle, tag: Option<&str>) -> Result<Value, S
 fn plain(text: &str) -> Result<Value, String> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Ok(Value::Bool(true)),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Ok(Value::Bool(false)),
+        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            return Ok(Value::Bool(true));
+        }
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            return Ok(Value::Bool(false));
+        }
         _ => {}
     }
     let (sign, digits) = match text.strip_prefix('-') {
@@ -390,7 +425,9 @@ fn integer(digits: &str) -> Option<u64> {
         return None;
     }
     match digits.strip_prefix('0') {
-        Some(octal) if !octal.is_empty() && octal.chars().all(|c| c < '8') => u64::from_str_radix(octal, 8).ok(),
+        Some(octal) if !octal.is_empty() && octal.chars().all(|c| c < '8') => {
+            u64::from_str_radix(octal, 8).ok()
+        }
         _ => digits.parse().ok(),
     }
 }
@@ -404,7 +441,9 @@ mod tests {
 
     #[test]
     fn plain_scalars_mean_what_kubectl_takes_them_for() {
-        let value = single("[yes, off, 0644, 0o17, 0x10, 08, 1e3, ~, '1', 1.5, -3, v1, 2026-01-01, 1.2.3]").unwrap().value;
+        let value = single("[yes, off, 0644, 0o17, 0x10, 08, 1e3, ~, '1', 1.5, -3, v1, 2026-01-01, 1.2.3]")
+            .unwrap()
+            .value;
         assert_eq!(
             value,
             json!([true, false, 420, 15, 16, 8, 1000.0, null, "1", 1.5, -3, "v1", "2026-01-01", "1.2.3"])
@@ -413,10 +452,11 @@ mod tests {
 
     #[test]
     fn every_node_has_its_line() {
-        let document = single("# comment\nspec:\n  a: 1\n  list:\n  - name: x\n    key: y\n").unwrap();
+        let text = "# comment\nspec:\n  # about a\n  a: 1 # one\n  # about the list\n  list:\n  # first\n  - name: x\n    # its key\n    key: y\n# end\n";
+        let document = single(text).unwrap();
         assert_eq!(document.line, 2);
-        assert_eq!(document.lines.line("spec.a"), 3);
-        assert_eq!(document.lines.line("spec.list[0].key"), 6);
+        assert_eq!(document.lines.line("spec.a"), 4);
+        assert_eq!(document.lines.line("spec.list[0].key"), 10);
         assert_eq!(document.lines.line("spec.list[0].missing.deep"), 5);
         assert_eq!(document.lines.line("status"), 2);
         assert_eq!(document.lines.below("spec").line("list[0].key"), 6);

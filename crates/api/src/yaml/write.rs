@@ -110,7 +110,9 @@ fn is_block(text: &str) -> bool {
         && !body.ends_with('\n')
         && body.split('\n').all(|line| !line.ends_with([' ', '\t']) || line.trim_end().is_empty())
         && body.split('\n').all(|line| line.is_empty() || !line.trim().is_empty())
-        && text.chars().all(|c| c == '\n' || c == '\t' || (' '..='~').contains(&c) || ('\u{a1}'..='\u{2027}').contains(&c))
+        && text.chars().all(|c| {
+            c == '\n' || c == '\t' || (' '..='~').contains(&c) || ('\u{a1}'..='\u{2027}').contains(&c)
+        })
 }
 
 fn string(out: &mut String, text: &str) {
@@ -126,7 +128,9 @@ fn string(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') => {
+            c if c.is_control()
+                || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}') =>
+            {
                 out.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
             c => out.push(c),
@@ -139,7 +143,9 @@ fn is_plain(text: &str) -> bool {
     const WORDS: [&str; 10] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "~"];
     let Some(first) = text.chars().next() else { return false };
     (first.is_ascii_alphabetic() || first == '/' || first == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | '@' | '=' | '+' | ','))
+        && text.chars().all(|c| {
+            c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | '@' | '=' | '+' | ',')
+        })
         && !text.ends_with(':')
         && !WORDS.contains(&text.to_ascii_lowercase().as_str())
 }

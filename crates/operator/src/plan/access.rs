@@ -10,11 +10,21 @@ use super::outgoing::{NOT_SUPPORTED, Outgoing};
 /// Refuses `authServerRef`, which a later version runs.
 pub(super) fn auth_server(reference: Option<&AuthServerRef>, findings: &mut Findings<'_>) {
     let Some(reference) = reference else { return };
-    if let Some(kind) = reference.kind.as_deref().filter(|kind| !matches!(*kind, "MCPExternalAuthConfig" | "MCPAuthServer")) {
-        findings.error("spec.authServerRef.kind", "AuthServerRefInvalidKind", format!("`{kind}` is not a kind of authorization server; `MCPExternalAuthConfig` is."));
+    if let Some(kind) =
+        reference.kind.as_deref().filter(|kind| !matches!(*kind, "MCPExternalAuthConfig" | "MCPAuthServer"))
+    {
+        findings.error(
+            "spec.authServerRef.kind",
+            "AuthServerRefInvalidKind",
+            format!("`{kind}` is not a kind of authorization server; `MCPExternalAuthConfig` is."),
+        );
     }
     findings.error("spec.authServerRef", NOT_SUPPORTED, "This version has no embedded authorization server yet. Use `oidcConfigRef` with an identity provider of your own.");
-    findings.fails("AuthServerRefValidated", "AuthServerRefInvalidConfig", "This version has no embedded authorization server yet.");
+    findings.fails(
+        "AuthServerRefValidated",
+        "AuthServerRefInvalidConfig",
+        "This version has no embedded authorization server yet.",
+    );
 }
 
 /// What the caller's token is, seen from the remote server.
@@ -28,7 +38,11 @@ pub(super) struct Caller<'s> {
 
 /// Decides what becomes of the caller's token. It goes further only when that is said, or when the
 /// token was made for the remote server.
-pub(super) fn client_token(caller: &Caller<'_>, outgoing: &Outgoing, findings: &mut Findings<'_>) -> ClientToken {
+pub(super) fn client_token(
+    caller: &Caller<'_>,
+    outgoing: &Outgoing,
+    findings: &mut Findings<'_>,
+) -> ClientToken {
     let own_credential = outgoing.configured
         || has_authorization(outgoing.headers.add_plaintext_headers.keys())
         || has_authorization(outgoing.headers.add_headers_from_secret.keys());
@@ -44,8 +58,10 @@ pub(super) fn client_token(caller: &Caller<'_>, outgoing: &Outgoing, findings: &
         Some(said) => said,
         None if own_credential => ClientToken::Strip,
         None => {
-            let Some(audience) = caller.audience else { return ClientToken::Strip };
-            if caller.remote.is_some_and(|remote| is_for(audience, remote)) {
+            let (Some(audience), Some(remote)) = (caller.audience, caller.remote) else {
+                return ClientToken::Strip;
+            };
+            if is_for(audience, remote) {
                 return ClientToken::Forward;
             }
             findings.warning(

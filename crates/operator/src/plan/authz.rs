@@ -42,7 +42,11 @@ pub(super) fn plan(
 ) -> Option<Authorization> {
     match (embedded, reference) {
         (Some(_), Some(_)) => {
-            findings.error("spec.authzConfigRef", CONFLICTING_FIELDS, "`authzConfig` and `authzConfigRef` are both given. Keep one.");
+            findings.error(
+                "spec.authzConfigRef",
+                CONFLICTING_FIELDS,
+                "`authzConfig` and `authzConfigRef` are both given. Keep one.",
+            );
             None
         }
         (Some(embedded), None) => from_embedded(name, embedded, findings),
@@ -66,12 +70,21 @@ pub(super) fn from_spec(spec: &AuthzConfigSpec, findings: &mut Findings<'_>) -> 
                 Ok(cedar) => cedar,
                 Err(error) => {
                     let path = error.path().to_string();
-                    let path = if path == "." { "spec.config".to_owned() } else { format!("spec.config.{path}") };
+                    let path =
+                        if path == "." { "spec.config".to_owned() } else { format!("spec.config.{path}") };
                     findings.error(path, INVALID_FIELD, format!("{}.", error.inner()));
                     return None;
                 }
             };
-            check_cedar(&cedar, &At { policies: "spec.config.policies", entities: "spec.config.entities_json", elsewhere: false }, findings);
+            check_cedar(
+                &cedar,
+                &At {
+                    policies: "spec.config.policies",
+                    entities: "spec.config.entities_json",
+                    elsewhere: false,
+                },
+                findings,
+            );
             Some(document(cedar))
         }
         HTTP => {
@@ -79,7 +92,11 @@ pub(super) fn from_spec(spec: &AuthzConfigSpec, findings: &mut Findings<'_>) -> 
             None
         }
         other => {
-            findings.error("spec.type", INVALID_FIELD, format!("`{other}` is not a kind of authorization; `{CEDAR}` is."));
+            findings.error(
+                "spec.type",
+                INVALID_FIELD,
+                format!("`{other}` is not a kind of authorization; `{CEDAR}` is."),
+            );
             None
         }
     }
@@ -98,11 +115,20 @@ fn from_embedded(name: &str, embedded: &EmbeddedAuthz, findings: &mut Findings<'
     ] {
         if there != (wanted == kind) {
             let message = match (there, embedded.kind) {
-                (true, None) => format!("`type` is missing, which means `configMap`, so this block has no meaning. Add `type: {block}`."),
-                (true, Some(_)) => "`type` names another block, so this one has no meaning. Remove it, or change `type`.".to_owned(),
+                (true, None) => format!(
+                    "`type` is missing, which means `configMap`, so this block has no meaning. Add `type: {block}`."
+                ),
+                (true, Some(_)) => {
+                    "`type` names another block, so this one has no meaning. Remove it, or change `type`."
+                        .to_owned()
+                }
                 (false, _) => format!("`type` is `{block}`, which needs the block `{block}`."),
             };
-            findings.error(format!("{at}.{block}"), if there { CONFLICTING_FIELDS } else { INVALID_FIELD }, message);
+            findings.error(
+                format!("{at}.{block}"),
+                if there { CONFLICTING_FIELDS } else { INVALID_FIELD },
+                message,
+            );
             return None;
         }
     }
@@ -110,11 +136,23 @@ fn from_embedded(name: &str, embedded: &EmbeddedAuthz, findings: &mut Findings<'
         (Some(inline), _) => {
             let cedar = CedarConfig {
                 policies: inline.policies.clone(),
-                entities_json: inline.entities_json.clone().filter(|text| !text.trim().is_empty()).unwrap_or_else(|| "[]".to_owned()),
+                entities_json: inline
+                    .entities_json
+                    .clone()
+                    .filter(|text| !text.trim().is_empty())
+                    .unwrap_or_else(|| "[]".to_owned()),
                 primary_upstream_provider: inline.primary_upstream_provider.clone().unwrap_or_default(),
                 ..CedarConfig::default()
             };
-            check_cedar(&cedar, &At { policies: "spec.authzConfig.inline.policies", entities: "spec.authzConfig.inline.entitiesJson", elsewhere: false }, findings);
+            check_cedar(
+                &cedar,
+                &At {
+                    policies: "spec.authzConfig.inline.policies",
+                    entities: "spec.authzConfig.inline.entitiesJson",
+                    elsewhere: false,
+                },
+                findings,
+            );
             let config_map = (skep_api::names::inline_authz(name), FILE_NAME.to_owned());
             Authorization { config: document(cedar), config_map: Some(config_map), inline: true }
         }
@@ -142,7 +180,11 @@ fn from_embedded(name: &str, embedded: &EmbeddedAuthz, findings: &mut Findings<'
                 "PrimaryUpstreamProviderIgnored",
                 "There is no embedded authorization server, so there is no upstream provider to choose.",
             );
-            findings.holds("AuthzPrimaryUpstreamProviderIgnored", "PrimaryUpstreamProviderIgnored", "There is no embedded authorization server.");
+            findings.holds(
+                "AuthzPrimaryUpstreamProviderIgnored",
+                "PrimaryUpstreamProviderIgnored",
+                "There is no embedded authorization server.",
+            );
         }
     }
     Some(planned)
@@ -161,7 +203,11 @@ fn from_config_map(name: &str, key: &str, findings: &mut Findings<'_>) -> Option
     let value = match skep_api::yaml::single(text) {
         Ok(document) => document.value,
         Err(error) => {
-            findings.error(at, CONFIG_MAP_INVALID, format!("`{key}` of the ConfigMap `{name}` is not JSON or YAML: {error}."));
+            findings.error(
+                at,
+                CONFIG_MAP_INVALID,
+                format!("`{key}` of the ConfigMap `{name}` is not JSON or YAML: {error}."),
+            );
             return None;
         }
     };
@@ -172,17 +218,33 @@ fn from_config_map(name: &str, key: &str, findings: &mut Findings<'_>) -> Option
     let config: AuthzConfig = match serde_path_to_error::deserialize(&value) {
         Ok(config) => config,
         Err(error) => {
-            findings.error(at, CONFIG_MAP_INVALID, format!("`{key}` of the ConfigMap `{name}` is not an authorization document: `{}`: {}.", error.path(), error.inner()));
+            findings.error(
+                at,
+                CONFIG_MAP_INVALID,
+                format!(
+                    "`{key}` of the ConfigMap `{name}` is not an authorization document: `{}`: {}.",
+                    error.path(),
+                    error.inner()
+                ),
+            );
             return None;
         }
     };
     if config.version != VERSION || config.kind != CEDAR {
-        findings.error(at, CONFIG_MAP_INVALID, format!("`{key}` of the ConfigMap `{name}` has to have version `{VERSION}` and type `{CEDAR}`."));
+        findings.error(
+            at,
+            CONFIG_MAP_INVALID,
+            format!("`{key}` of the ConfigMap `{name}` has to have version `{VERSION}` and type `{CEDAR}`."),
+        );
         return None;
     }
     match &config.cedar {
         Some(cedar) => check_cedar(cedar, &At { policies: at, entities: at, elsewhere: true }, findings),
-        None => findings.error(at, CONFIG_MAP_INVALID, format!("`{key}` of the ConfigMap `{name}` has no `cedar` block.")),
+        None => findings.error(
+            at,
+            CONFIG_MAP_INVALID,
+            format!("`{key}` of the ConfigMap `{name}` has no `cedar` block."),
+        ),
     }
     Some(config)
 }
@@ -201,7 +263,11 @@ struct At<'s> {
 
 fn check_cedar(cedar: &CedarConfig, at: &At<'_>, findings: &mut Findings<'_>) {
     if cedar.policies.is_empty() {
-        findings.error(at.policies, SYNTAX_INVALID, "There is no policy, so nobody may do anything. Write at least one.");
+        findings.error(
+            at.policies,
+            SYNTAX_INVALID,
+            "There is no policy, so nobody may do anything. Write at least one.",
+        );
     }
     let mut permits = false;
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
@@ -212,28 +278,46 @@ fn check_cedar(cedar: &CedarConfig, at: &At<'_>, findings: &mut Findings<'_>) {
                 if set.templates().next().is_some() {
                     findings.error(&path, SYNTAX_INVALID, format!("Policy {index} is a template (it has a slot such as `?principal`), which is never linked and so never applies."));
                 } else if set.policies().next().is_none() {
-                    findings.error(&path, SYNTAX_INVALID, format!("Policy {index} holds no policy, only blanks or comments."));
+                    findings.error(
+                        &path,
+                        SYNTAX_INVALID,
+                        format!("Policy {index} holds no policy, only blanks or comments."),
+                    );
                 }
                 permits |= set.policies().any(|policy| policy.effect() == cedar_policy::Effect::Permit);
                 if let Some(first) = seen.insert(text.trim(), index) {
-                    findings.warning(&path, "DuplicateEntry", format!("Policy {index} is the same as policy {first}."));
+                    findings.warning(
+                        &path,
+                        "DuplicateEntry",
+                        format!("Policy {index} is the same as policy {first}."),
+                    );
                 }
             }
             Err(error) => {
                 let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
-                let line = offset.and_then(|offset| text.get(..offset)).map(|before| before.matches('\n').count() + 1);
+                let line = offset
+                    .and_then(|offset| text.get(..offset))
+                    .map(|before| before.matches('\n').count() + 1);
                 let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
                 findings.error(&path, SYNTAX_INVALID, format!("Policy {index}{place}: {error}."));
             }
         }
     }
     if !permits && !cedar.policies.is_empty() && !findings.has_errors() {
-        findings.warning(at.policies, "AuthzDeniesEverything", "No policy permits anything, so every call is refused.");
+        findings.warning(
+            at.policies,
+            "AuthzDeniesEverything",
+            "No policy permits anything, so every call is refused.",
+        );
     }
     if !cedar.entities_json.trim().is_empty()
         && let Err(error) = Entities::from_json_str(&cedar.entities_json, None)
     {
-        findings.error(at.entities, SYNTAX_INVALID, format!("The entities are not Cedar's JSON: {}.", chain(&error)));
+        findings.error(
+            at.entities,
+            SYNTAX_INVALID,
+            format!("The entities are not Cedar's JSON: {}.", chain(&error)),
+        );
     }
 }
 

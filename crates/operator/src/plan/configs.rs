@@ -20,11 +20,13 @@ fn reasons(kind: Kind) -> (&'static str, &'static str) {
 
 /// The conditions of an object that could not be read.
 pub(super) fn unreadable(kind: Kind, findings: &mut Findings<'_>) {
-    let message = first_error(findings).map(|problem| format!("{}: {}", problem.path, problem.message)).unwrap_or_default();
-    if kind.is_workload() {
-        findings.fails("ConfigurationValid", "InvalidField", message);
-    } else {
-        findings.fails("Valid", reasons(kind).1, message);
+    let message = first_error(findings)
+        .map(|problem| format!("{}: {}", problem.path, problem.message))
+        .unwrap_or_default();
+    match kind {
+        Kind::MCPRemoteProxy => findings.fails("ConfigurationValid", "InvalidField", message),
+        Kind::MCPServer => findings.fails("Ready", "NotReady", message),
+        _ => findings.fails("Valid", reasons(kind).1, message),
     }
 }
 
@@ -62,10 +64,15 @@ pub(super) fn external_auth(config: &ExternalAuth, _world: &World, mut findings:
             findings.warning(
                 "spec.type",
                 outgoing::NOT_YET_RUNNABLE,
-                format!("This version does not run `{}` yet; workloads that refer to it are refused.", config.kind().as_str()),
+                format!(
+                    "This version does not run `{}` yet; workloads that refer to it are refused.",
+                    config.kind().as_str()
+                ),
             );
         }
-        ExternalAuthType::HeaderInjection | ExternalAuthType::BearerToken | ExternalAuthType::Unauthenticated => {}
+        ExternalAuthType::HeaderInjection
+        | ExternalAuthType::BearerToken
+        | ExternalAuthType::Unauthenticated => {}
     }
     valid(Kind::MCPExternalAuthConfig, findings)
 }

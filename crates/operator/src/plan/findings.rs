@@ -81,14 +81,22 @@ impl<'a> Findings<'a> {
 
     /// The config that a reference names, when it exists and has no error. Otherwise says so, and the
     /// object is not planned without it.
-    pub(super) fn config(&mut self, kind: Kind, name: &str, path: &str, reasons: Reasons) -> Option<&'a Object> {
+    pub(super) fn config(
+        &mut self,
+        kind: Kind,
+        name: &str,
+        path: &str,
+        reasons: Reasons,
+    ) -> Option<&'a Object> {
         let world = self.world;
         let Some(object) = world.config(kind, name) else {
             self.missing(path, reasons.not_found, &format!("The {kind} `{name}`"));
             self.fails(reasons.condition, reasons.not_found, format!("The {kind} `{name}` does not exist."));
             return None;
         };
-        if let Some(problem) = super::plan_object(object, world).problems.iter().find(|problem| problem.is_error()) {
+        if let Some(problem) =
+            super::plan_object(object, world).problems.iter().find(|problem| problem.is_error())
+        {
             let message = format!("The {kind} `{name}` is not valid: {}: {}", problem.path, problem.message);
             self.error(path, reasons.not_valid, message.clone());
             self.fails(reasons.condition, reasons.not_valid, message);

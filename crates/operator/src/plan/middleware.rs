@@ -16,7 +16,10 @@ pub(super) fn list(config: &RunConfig) -> Vec<MiddlewareConfig> {
         ));
     }
     // Present also without an issuer: then everybody is the local, anonymous user.
-    stages.push(stage("auth", config.oidc_config.as_ref().map_or_else(|| json!({}), |oidc| json!({"oidc_config": oidc}))));
+    stages.push(stage(
+        "auth",
+        config.oidc_config.as_ref().map_or_else(|| json!({}), |oidc| json!({"oidc_config": oidc})),
+    ));
     if let Some(exchange) = &config.token_exchange_config {
         stages.push(stage("tokenexchange", json!({"token_exchange_config": exchange})));
     }
@@ -38,7 +41,9 @@ pub(super) fn list(config: &RunConfig) -> Vec<MiddlewareConfig> {
     if let Some(aws) = &config.aws_sts_config {
         stages.push(stage("awssts", json!({"aws_sts_config": aws, "target_url": config.remote_url})));
     }
-    if let Some(headers) = config.header_forward.as_ref().filter(|headers| !headers.add_plaintext_headers.is_empty()) {
+    if let Some(headers) =
+        config.header_forward.as_ref().filter(|headers| !headers.add_plaintext_headers.is_empty())
+    {
         // Values from Secrets are not known here; the proxy adds them from its environment.
         stages.push(stage("header-forward", json!({"add_headers": headers.add_plaintext_headers})));
     }

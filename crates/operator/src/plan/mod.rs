@@ -95,7 +95,11 @@ pub fn plan_object(object: &Object, world: &World) -> Planned {
     let mut findings = Findings::new(world);
     findings.problems.extend(object.findings.iter().cloned());
     if object.metadata.is_terminating() {
-        findings.warning("metadata.deletionTimestamp", "Terminating", "The object is being deleted, so it is not planned.");
+        findings.warning(
+            "metadata.deletionTimestamp",
+            "Terminating",
+            "The object is being deleted, so it is not planned.",
+        );
         return findings.planned(None);
     }
     match &object.spec {

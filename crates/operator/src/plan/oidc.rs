@@ -1,8 +1,8 @@
 //! How incoming tokens are judged: from any of the places where it can be written to `oidc_config`.
 
 use skep_api::crd::oidc::{
-    CLUSTER_AUDIENCE, CLUSTER_ISSUER, EmbeddedOidc, EmbeddedOidcSource, InlineOidc, KubernetesOidc, OidcConfigSpec,
-    OidcSource, read_config_map,
+    CLUSTER_AUDIENCE, CLUSTER_ISSUER, EmbeddedOidc, EmbeddedOidcSource, InlineOidc, KubernetesOidc,
+    OidcConfigSpec, OidcSource, read_config_map,
 };
 use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
 use skep_api::crd::reference::{CaBundleSource, OidcConfigRef};
@@ -82,7 +82,11 @@ pub(super) fn plan(written: &Written<'_>, findings: &mut Findings<'_>) -> Option
 fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Option<Authentication> {
     let path = "spec.oidcConfigRef";
     if reference.audience.is_empty() {
-        findings.error(format!("{path}.audience"), AUTH_INVALID, "The audience is missing: without it, tokens made for others would be let in.");
+        findings.error(
+            format!("{path}.audience"),
+            AUTH_INVALID,
+            "The audience is missing: without it, tokens made for others would be let in.",
+        );
     }
     let object = findings.config(Kind::MCPOIDCConfig, &reference.name, &format!("{path}.name"), OIDC_REF)?;
     let Spec::OidcConfig(spec) = &object.spec else { return None };
@@ -96,24 +100,42 @@ fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Opt
 }
 
 /// Plans a shared config. `at` replaces the paths when it is looked at from a workload.
-pub(super) fn from_spec(spec: &OidcConfigSpec, findings: &mut Findings<'_>, at: Option<&str>) -> Option<Authentication> {
+pub(super) fn from_spec(
+    spec: &OidcConfigSpec,
+    findings: &mut Findings<'_>,
+    at: Option<&str>,
+) -> Option<Authentication> {
     let path = |block: &str| at.map_or_else(|| format!("spec.{block}"), ToOwned::to_owned);
     match (spec.kind, &spec.inline, &spec.kubernetes_service_account) {
-        (OidcSource::Inline, Some(inline), None) => from_inline(inline, &Place::of(path("inline"), at.is_some()), findings),
+        (OidcSource::Inline, Some(inline), None) => {
+            from_inline(inline, &Place::of(path("inline"), at.is_some()), findings)
+        }
         (OidcSource::KubernetesServiceAccount, None, block) => {
             let block = block.clone().unwrap_or_default();
             from_cluster(&block, &Place::of(path("kubernetesServiceAccount"), at.is_some()), findings)
         }
         (OidcSource::Inline, None, _) => {
-            findings.error(path("inline"), INVALID_FIELD, "`type` is `inline`, which needs the block `inline`.");
+            findings.error(
+                path("inline"),
+                INVALID_FIELD,
+                "`type` is `inline`, which needs the block `inline`.",
+            );
             None
         }
         (OidcSource::Inline, Some(_), Some(_)) => {
-            findings.error(path("kubernetesServiceAccount"), CONFLICTING_FIELDS, "`type` is `inline`, so this block has no meaning. Remove it.");
+            findings.error(
+                path("kubernetesServiceAccount"),
+                CONFLICTING_FIELDS,
+                "`type` is `inline`, so this block has no meaning. Remove it.",
+            );
             None
         }
         (OidcSource::KubernetesServiceAccount, Some(_), _) => {
-            findings.error(path("inline"), CONFLICTING_FIELDS, "`type` is `kubernetesServiceAccount`, so this block has no meaning. Remove it.");
+            findings.error(
+                path("inline"),
+                CONFLICTING_FIELDS,
+                "`type` is `kubernetesServiceAccount`, so this block has no meaning. Remove it.",
+            );
             None
         }
     }
@@ -129,9 +151,12 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
     ] {
         if there && wanted != kind {
             let message = if embedded.kind.is_none() {
-                format!("`type` is missing, which means `kubernetes`, so this block has no meaning. Add `type: {block}`.")
+                format!(
+                    "`type` is missing, which means `kubernetes`, so this block has no meaning. Add `type: {block}`."
+                )
             } else {
-                "`type` names another block, so this one has no meaning. Remove it, or change `type`.".to_owned()
+                "`type` names another block, so this one has no meaning. Remove it, or change `type`."
+                    .to_owned()
             };
             findings.error(format!("{at}.{block}"), CONFLICTING_FIELDS, message);
             return None;
@@ -144,7 +169,11 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
         }
         EmbeddedOidcSource::Inline => {
             let Some(inline) = &embedded.inline else {
-                findings.error(format!("{at}.inline"), INVALID_FIELD, "`type` is `inline`, which needs the block `inline`.");
+                findings.error(
+                    format!("{at}.inline"),
+                    INVALID_FIELD,
+                    "`type` is `inline`, which needs the block `inline`.",
+                );
                 return None;
             };
             from_inline(inline, &Place::of(format!("{at}.inline"), false), findings)?
@@ -154,8 +183,9 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
     resource_url(embedded.resource_url.as_deref(), &format!("{at}.resourceUrl"), &mut planned, findings);
     if planned.config.audience.is_empty() {
         if planned.config.resource_url.is_empty() {
+            let path = if kind == EmbeddedOidcSource::ConfigMap { "configMap" } else { "inline.audience" };
             findings.error(
-                format!("{at}.inline.audience"),
+                format!("{at}.{path}"),
                 AUTH_INVALID,
                 "The audience is missing, and there is no `resourceUrl` to take its place: tokens made for others would be let in.",
             );
@@ -178,13 +208,21 @@ fn from_config_map(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Opti
         return None;
     };
     let Some(text) = data.get(key) else {
-        findings.missing(at, "OIDCConfigMapNotFound", &format!("The key `{key}` of the ConfigMap `{}`", reference.name));
+        findings.missing(
+            at,
+            "OIDCConfigMapNotFound",
+            &format!("The key `{key}` of the ConfigMap `{}`", reference.name),
+        );
         return None;
     };
     let value = match skep_api::yaml::single(text) {
         Ok(document) => document.value,
         Err(error) => {
-            findings.error(at, AUTH_INVALID, format!("`{key}` of the ConfigMap `{}` is not JSON or YAML: {error}.", reference.name));
+            findings.error(
+                at,
+                AUTH_INVALID,
+                format!("`{key}` of the ConfigMap `{}` is not JSON or YAML: {error}.", reference.name),
+            );
             return None;
         }
     };
@@ -195,7 +233,11 @@ fn from_config_map(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Opti
         if !problem.path.is_empty() {
             text = format!("`{}` in it: {text}", problem.path);
         }
-        findings.error(at, AUTH_INVALID, format!("`{key}` of the ConfigMap `{}` is not valid. {text}", reference.name));
+        findings.error(
+            at,
+            AUTH_INVALID,
+            format!("`{key}` of the ConfigMap `{}` is not valid. {text}", reference.name),
+        );
     }
     let (mut inline, resource) = read?;
     if reference.ca_bundle_ref.is_some() {
@@ -226,7 +268,10 @@ impl Place {
 fn from_inline(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) -> Option<Authentication> {
     let insecure = inline.insecure_allow_http.unwrap_or(false);
     let issuer = endpoint(&inline.issuer, &at.field("issuer"), Endpoint::Issuer, insecure, findings);
-    let jwks = inline.jwks_url.as_deref().and_then(|url| endpoint(url, &at.field("jwksUrl"), Endpoint::Jwks, insecure, findings));
+    let jwks = inline
+        .jwks_url
+        .as_deref()
+        .and_then(|url| endpoint(url, &at.field("jwksUrl"), Endpoint::Jwks, insecure, findings));
     let local_http = findings.world.is_local() && [&issuer, &jwks].into_iter().flatten().any(is_loopback);
     let mut planned = Authentication {
         config: OidcConfig {
@@ -259,18 +304,27 @@ fn from_inline(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) -> 
 
 fn from_cluster(block: &KubernetesOidc, at: &Place, findings: &mut Findings<'_>) -> Option<Authentication> {
     if findings.world.is_local() {
-        findings.error(at.block.clone(), AUTH_INVALID, "Tokens of ServiceAccounts can only be judged inside a cluster; use `inline` here.");
+        findings.error(
+            at.block.clone(),
+            AUTH_INVALID,
+            "Tokens of ServiceAccounts can only be judged inside a cluster; use `inline` here.",
+        );
         return None;
     }
     let cluster_auth = block.use_cluster_auth.unwrap_or(true);
-    let issuer = block.issuer.clone().filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| CLUSTER_ISSUER.to_owned());
+    let issuer =
+        block.issuer.clone().filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| CLUSTER_ISSUER.to_owned());
     endpoint(&issuer, &at.field("issuer"), Endpoint::Issuer, false, findings);
     if let Some(url) = &block.jwks_url {
         endpoint(url, &at.field("jwksUrl"), Endpoint::Jwks, false, findings);
     }
     let mut config = OidcConfig {
         issuer,
-        audience: block.audience.clone().filter(|audience| !audience.is_empty()).unwrap_or_else(|| CLUSTER_AUDIENCE.to_owned()),
+        audience: block
+            .audience
+            .clone()
+            .filter(|audience| !audience.is_empty())
+            .unwrap_or_else(|| CLUSTER_AUDIENCE.to_owned()),
         jwks_url: block.jwks_url.clone().unwrap_or_default(),
         introspection_url: block.introspection_url.clone().unwrap_or_default(),
         ..OidcConfig::default()
@@ -302,7 +356,13 @@ impl Endpoint {
     }
 }
 
-fn endpoint(text: &str, path: &str, what: Endpoint, insecure: bool, findings: &mut Findings<'_>) -> Option<Url> {
+fn endpoint(
+    text: &str,
+    path: &str,
+    what: Endpoint,
+    insecure: bool,
+    findings: &mut Findings<'_>,
+) -> Option<Url> {
     let url = match Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         _ => {
@@ -313,11 +373,19 @@ fn endpoint(text: &str, path: &str, what: Endpoint, insecure: bool, findings: &m
     if !url.username().is_empty() || url.password().is_some() {
         findings.error(path, what.invalid(), "The URL holds a user name or password.");
     } else if url.fragment().is_some() || (matches!(what, Endpoint::Issuer) && url.query().is_some()) {
-        findings.error(path, what.invalid(), "The URL of an issuer has no query and no fragment (OpenID Connect Discovery 1.0 §3).");
+        findings.error(
+            path,
+            what.invalid(),
+            "The URL of an issuer has no query and no fragment (OpenID Connect Discovery 1.0 §3).",
+        );
     }
     let near = findings.world.is_local() && is_loopback(&url);
     if url.scheme() == "http" && !insecure && !near {
-        findings.error(path, "OIDCIssuerInsecure", "The URL is plain http. Use https; `insecureAllowHTTP: true` is for development only.");
+        findings.error(
+            path,
+            "OIDCIssuerInsecure",
+            "The URL is plain http. Use https; `insecureAllowHTTP: true` is for development only.",
+        );
     }
     Some(url)
 }
@@ -328,28 +396,54 @@ fn resource_url(text: Option<&str>, path: &str, planned: &mut Authentication, fi
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.fragment().is_none() => {
             text.clone_into(&mut planned.config.resource_url);
         }
-        _ => findings.error(path, AUTH_INVALID, format!("`{text}` is not an http or https URL without a fragment (RFC 8707 §2).")),
+        _ => findings.error(
+            path,
+            AUTH_INVALID,
+            format!("`{text}` is not an http or https URL without a fragment (RFC 8707 §2)."),
+        ),
     }
 }
 
-fn ca_bundle(source: Option<&CaBundleSource>, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
+fn ca_bundle(
+    source: Option<&CaBundleSource>,
+    at: &Place,
+    planned: &mut Authentication,
+    findings: &mut Findings<'_>,
+) {
     let Some(key) = source.and_then(|source| source.config_map_ref.as_ref()) else { return };
     let path = at.field("caBundleRef");
     let name = key.key.as_deref().unwrap_or("ca.crt");
     match findings.world.config_maps.get(&key.name) {
-        None => findings.missing_detail(path, "CABundleRefNotFound", &format!("The ConfigMap `{}`", key.name)),
+        None => {
+            findings.missing_detail(path, "CABundleRefNotFound", &format!("The ConfigMap `{}`", key.name))
+        }
         Some(data) => match data.get(name) {
-            None => findings.missing_detail(path, "CABundleRefNotFound", &format!("The key `{name}` of the ConfigMap `{}`", key.name)),
+            None => findings.missing_detail(
+                path,
+                "CABundleRefNotFound",
+                &format!("The key `{name}` of the ConfigMap `{}`", key.name),
+            ),
             Some(text) if !text.contains("-----BEGIN CERTIFICATE-----") => {
-                findings.error(path, "CABundleRefInvalid", format!("`{name}` of the ConfigMap `{}` holds no PEM certificate.", key.name));
-                findings.fails("CABundleRefValidated", "CABundleRefInvalid", "The CA bundle holds no certificate.");
+                findings.error(
+                    path,
+                    "CABundleRefInvalid",
+                    format!("`{name}` of the ConfigMap `{}` holds no PEM certificate.", key.name),
+                );
+                findings.fails(
+                    "CABundleRefValidated",
+                    "CABundleRefInvalid",
+                    "The CA bundle holds no certificate.",
+                );
             }
             Some(_) => findings.holds("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there."),
         },
     }
     let file = format!("{CA_DIR}/{}/{name}", key.name);
     planned.config.ca_cert_path.clone_from(&file);
-    planned.files.push(FileSource { path: file, source: KeySource::ConfigMap { name: key.name.clone(), key: name.to_owned() } });
+    planned.files.push(FileSource {
+        path: file,
+        source: KeySource::ConfigMap { name: key.name.clone(), key: name.to_owned() },
+    });
 }
 
 fn token_file(
@@ -375,7 +469,10 @@ fn token_file(
 
 fn is_api_server(url: &str) -> bool {
     Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_ascii_lowercase)).is_some_and(|host| {
-        matches!(host.as_str(), "kubernetes.default" | "kubernetes.default.svc" | "kubernetes.default.svc.cluster.local")
+        matches!(
+            host.as_str(),
+            "kubernetes.default" | "kubernetes.default.svc" | "kubernetes.default.svc.cluster.local"
+        )
     })
 }
 
@@ -408,7 +505,10 @@ fn algorithms(inline: &InlineOidc, at: &Place, planned: &mut Authentication, fin
             findings.error(
                 format!("{}[{index}]", at.field("allowedAlgorithms")),
                 AUTH_INVALID,
-                format!("`{algorithm}` is not an asymmetric signature algorithm that is supported. Those are {}.", ALGORITHMS.join(", ")),
+                format!(
+                    "`{algorithm}` is not an asymmetric signature algorithm that is supported. Those are {}.",
+                    ALGORITHMS.join(", ")
+                ),
             );
         }
     }
@@ -418,20 +518,33 @@ fn clock_skew(inline: &InlineOidc, at: &Place, planned: &mut Authentication, fin
     let Some(text) = &inline.clock_skew else { return };
     match duration::parse(text).map(|skew| skew.as_secs()) {
         Some(seconds) if seconds <= MAX_CLOCK_SKEW => planned.clock_skew_seconds = Some(seconds),
-        _ => findings.error(at.field("clockSkew"), AUTH_INVALID, format!("`{text}` is not a duration of at most 5m, such as `30s`.")),
+        _ => findings.error(
+            at.field("clockSkew"),
+            AUTH_INVALID,
+            format!("`{text}` is not a duration of at most 5m, such as `30s`."),
+        ),
     }
 }
 
 /// Fields that a later version runs. They protect something, so they are refused rather than passed over.
 fn not_yet(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) {
     for (field, there) in [
-        ("claimMappings", inline.claim_mappings.as_ref().is_some_and(|mappings| !mappings.given().is_empty())),
+        (
+            "claimMappings",
+            inline.claim_mappings.as_ref().is_some_and(|mappings| !mappings.given().is_empty()),
+        ),
         ("jwksCertFingerprint", inline.jwks_cert_fingerprint.is_some()),
         ("jwksPins", inline.jwks_pins.as_ref().is_some_and(|pins| !pins.is_empty())),
         ("requiredScopes", inline.required_scopes.as_ref().is_some_and(|scopes| !scopes.is_empty())),
     ] {
         if there {
-            findings.error(at.field(field), "NotSupported", format!("This version does not run `{field}` yet, and does not drop it in silence. Remove it."));
+            findings.error(
+                at.field(field),
+                "NotSupported",
+                format!(
+                    "This version does not run `{field}` yet, and does not drop it in silence. Remove it."
+                ),
+            );
         }
     }
 }

@@ -46,20 +46,33 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
     let Some(name) = reference else { return outgoing };
     outgoing.configured = true;
     let path = "spec.externalAuthConfigRef.name";
-    let Some(object) = findings.config(Kind::MCPExternalAuthConfig, name, path, EXTERNAL_AUTH_REF) else { return outgoing };
+    let Some(object) = findings.config(Kind::MCPExternalAuthConfig, name, path, EXTERNAL_AUTH_REF) else {
+        return outgoing;
+    };
     let Spec::ExternalAuth(config) = &object.spec else { return outgoing };
-    if !user.remote && matches!(config.kind(), ExternalAuthType::HeaderInjection | ExternalAuthType::BearerToken | ExternalAuthType::AwsSts) {
-        findings.error(
-            path,
-            NOT_SUPPORTED,
-            format!("An MCPServer's own container is not a remote server, so `{}` would have no effect. Use an MCPRemoteProxy, or remove the reference.", config.kind().as_str()),
+    if !user.remote
+        && matches!(
+            config.kind(),
+            ExternalAuthType::HeaderInjection | ExternalAuthType::BearerToken | ExternalAuthType::AwsSts
+        )
+    {
+        let message = format!(
+            "An MCPServer's own container is not a remote server, so `{}` would have no effect. Use an MCPRemoteProxy, or remove the reference.",
+            config.kind().as_str()
         );
+        findings.fails(EXTERNAL_AUTH_REF.condition, EXTERNAL_AUTH_REF.not_valid, message.clone());
+        findings.error(path, NOT_SUPPORTED, message);
         return outgoing;
     }
     match &**config {
         ExternalAuth::Unauthenticated => {}
         ExternalAuth::HeaderInjection(injection) => {
-            findings.secret(path, "HeaderSecretNotFound", &injection.value_secret_ref.name, &injection.value_secret_ref.key);
+            findings.secret(
+                path,
+                "HeaderSecretNotFound",
+                &injection.value_secret_ref.name,
+                &injection.value_secret_ref.key,
+            );
             let identifier = header_secret(&injection.header_name, user.name);
             outgoing.env.push(EnvSource {
                 name: secret_env(&identifier),
@@ -71,7 +84,11 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
         ExternalAuth::BearerToken(bearer) => {
             let secret = &bearer.token_secret_ref;
             findings.secret(path, "ExternalAuthSecretNotFound", &secret.name, &secret.key);
-            outgoing.env.push(EnvSource { name: secret_env(&secret.name), secret: secret.name.clone(), key: secret.key.clone() });
+            outgoing.env.push(EnvSource {
+                name: secret_env(&secret.name),
+                secret: secret.name.clone(),
+                key: secret.key.clone(),
+            });
             outgoing.remote_auth = Some(json!({
                 "bearer_token": format!("{},target=bearer_token", secret.name),
                 "use_pkce": false,
@@ -101,7 +118,9 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
             not_yet(path, config.kind(), findings);
         }
         ExternalAuth::Other(kind) => {
-            findings.error(path, NOT_SUPPORTED, format!("This version does not run the type `{}` yet.", kind.as_str()));
+            let message = format!("This version does not run the type `{}` yet.", kind.as_str());
+            findings.fails(EXTERNAL_AUTH_REF.condition, EXTERNAL_AUTH_REF.not_valid, message.clone());
+            findings.error(path, NOT_SUPPORTED, message);
         }
     }
     outgoing
@@ -126,7 +145,12 @@ pub(super) fn check(config: &ExternalAuth, findings: &mut Findings<'_>) {
         ExternalAuth::HeaderInjection(injection) => {
             check_header("spec.headerInjection.headerName", &injection.header_name, findings);
             let secret = &injection.value_secret_ref;
-            findings.secret("spec.headerInjection.valueSecretRef", "SecretNotFound", &secret.name, &secret.key);
+            findings.secret(
+                "spec.headerInjection.valueSecretRef",
+                "SecretNotFound",
+                &secret.name,
+                &secret.key,
+            );
         }
         ExternalAuth::TokenExchange(exchange) => check_exchange(exchange, findings),
         ExternalAuth::AwsSts(aws) => check_aws(aws, findings),
@@ -138,13 +162,19 @@ fn check_exchange(exchange: &TokenExchange, findings: &mut Findings<'_>) {
     match Url::parse(&exchange.token_url) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
             if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-                findings.error(&exchange.token_url_path, INVALID_FIELD, "The token endpoint has no user name, no password and no fragment (RFC 6749 §3.2).");
+                findings.error(
+                    &exchange.token_url_path,
+                    INVALID_FIELD,
+                    "The token endpoint has no user name, no password and no fragment (RFC 6749 §3.2).",
+                );
             }
             if url.scheme() == "http" && !findings.world.is_local() {
                 findings.warning(&exchange.token_url_path, "InsecureTokenURL", "The token endpoint is plain http: tokens and the client secret can be read on the way. Use https.");
             }
         }
-        _ => findings.error(&exchange.token_url_path, INVALID_FIELD, "The token endpoint is not an https URL."),
+        _ => {
+            findings.error(&exchange.token_url_path, INVALID_FIELD, "The token endpoint is not an https URL.")
+        }
     }
     if let Some(kind) = &exchange.subject_token_type
         && subject_token_type(kind).is_none()
@@ -161,15 +191,27 @@ fn check_exchange(exchange: &TokenExchange, findings: &mut Findings<'_>) {
     if let Some(secret) = &exchange.client_secret_ref {
         findings.secret(&format!("{at}.clientSecretRef"), "SecretNotFound", &secret.name, &secret.key);
         if exchange.client_id.as_deref().unwrap_or_default().is_empty() {
-            findings.error(format!("{at}.clientId"), INVALID_FIELD, "A client secret without a client id can't be used.");
+            findings.error(
+                format!("{at}.clientId"),
+                INVALID_FIELD,
+                "A client secret without a client id can't be used.",
+            );
         }
     }
     if exchange.subject_provider_name.is_some() {
-        findings.error(format!("{at}.subjectProviderName"), NOT_SUPPORTED, "This version has no embedded authorization server, so there is no upstream provider to choose.");
+        findings.error(
+            format!("{at}.subjectProviderName"),
+            NOT_SUPPORTED,
+            "This version has no embedded authorization server, so there is no upstream provider to choose.",
+        );
     }
     for (index, scope) in exchange.scopes.iter().enumerate() {
         if scope.is_empty() || scope.chars().any(|c| c.is_whitespace() || c == '"' || c == '\\') {
-            findings.error(format!("{at}.scopes[{index}]"), INVALID_FIELD, "A scope has no blanks, quotes or backslashes (RFC 6749 §3.3).");
+            findings.error(
+                format!("{at}.scopes[{index}]"),
+                INVALID_FIELD,
+                "A scope has no blanks, quotes or backslashes (RFC 6749 §3.3).",
+            );
         }
     }
 }
@@ -187,15 +229,27 @@ fn check_aws(aws: &AwsSts, findings: &mut Findings<'_>) {
     let at = "spec.awsSts";
     let mappings = aws.role_mappings.as_deref().unwrap_or_default();
     if aws.fallback_role_arn.is_none() && mappings.is_empty() {
-        findings.error(at, INVALID_FIELD, "Either `fallbackRoleArn` or `roleMappings` is needed, or there is no role to take.");
+        findings.error(
+            at,
+            INVALID_FIELD,
+            "Either `fallbackRoleArn` or `roleMappings` is needed, or there is no role to take.",
+        );
     }
     for (index, mapping) in mappings.iter().enumerate() {
         if mapping.claim.is_some() == mapping.matcher.is_some() {
-            findings.error(format!("{at}.roleMappings[{index}]"), INVALID_FIELD, "Give exactly one of `claim` and `matcher`.");
+            findings.error(
+                format!("{at}.roleMappings[{index}]"),
+                INVALID_FIELD,
+                "Give exactly one of `claim` and `matcher`.",
+            );
         }
     }
     if aws.session_duration.is_some_and(|seconds| !(900..=43200).contains(&seconds)) {
-        findings.error(format!("{at}.sessionDuration"), INVALID_FIELD, "A session lasts from 900 to 43200 seconds.");
+        findings.error(
+            format!("{at}.sessionDuration"),
+            INVALID_FIELD,
+            "A session lasts from 900 to 43200 seconds.",
+        );
     }
 }
 
@@ -207,7 +261,12 @@ fn exchange_config(exchange: &TokenExchange) -> TokenExchangeConfig {
         client_secret: String::new(),
         audience: exchange.audience.clone(),
         scopes: exchange.scopes.clone(),
-        subject_token_type: exchange.subject_token_type.as_deref().and_then(subject_token_type).unwrap_or_default().to_owned(),
+        subject_token_type: exchange
+            .subject_token_type
+            .as_deref()
+            .and_then(subject_token_type)
+            .unwrap_or_default()
+            .to_owned(),
         header_strategy: if header.is_empty() { "replace" } else { "custom" }.to_owned(),
         external_token_header_name: header,
     }
@@ -254,10 +313,19 @@ fn aws_config(aws: &AwsSts) -> Value {
 }
 
 /// Adds `headerForward` to what is sent.
-pub(super) fn headers(spec: &HeaderForwardSpec, name: &str, outgoing: &mut Outgoing, findings: &mut Findings<'_>) {
+pub(super) fn headers(
+    spec: &HeaderForwardSpec,
+    name: &str,
+    outgoing: &mut Outgoing,
+    findings: &mut Findings<'_>,
+) {
     let at = "spec.headerForward";
-    let mut seen: BTreeMap<String, String> =
-        outgoing.headers.add_headers_from_secret.keys().map(|header| (header.to_ascii_lowercase(), header.clone())).collect();
+    let mut seen: BTreeMap<String, String> = outgoing
+        .headers
+        .add_headers_from_secret
+        .keys()
+        .map(|header| (header.to_ascii_lowercase(), header.clone()))
+        .collect();
     let bearer = outgoing.remote_auth.is_some();
     let mut once = |path: &str, header: &str, findings: &mut Findings<'_>| {
         if let Some(other) = seen.insert(header.to_ascii_lowercase(), header.to_owned()) {
@@ -265,9 +333,17 @@ pub(super) fn headers(spec: &HeaderForwardSpec, name: &str, outgoing: &mut Outgo
         }
         if header.eq_ignore_ascii_case("authorization") {
             if bearer {
-                findings.error(path, "DuplicateEntry", "The MCPExternalAuthConfig sets `Authorization` already; keep one.");
+                findings.error(
+                    path,
+                    "DuplicateEntry",
+                    "The MCPExternalAuthConfig sets `Authorization` already; keep one.",
+                );
             } else {
-                findings.warning(path, "AuthorizationHeader", "Every caller reaches the remote server with this one credential.");
+                findings.warning(
+                    path,
+                    "AuthorizationHeader",
+                    "Every caller reaches the remote server with this one credential.",
+                );
             }
         }
     };
@@ -278,7 +354,10 @@ pub(super) fn headers(spec: &HeaderForwardSpec, name: &str, outgoing: &mut Outgo
         if value.chars().any(|c| c.is_control() && c != '\t') {
             findings.error(&path, INVALID_FIELD, "A header's value can't hold control characters.");
         }
-        if ["authorization", "cookie", "api-key", "apikey", "token", "secret"].iter().any(|word| header.to_ascii_lowercase().contains(word)) {
+        if ["authorization", "cookie", "api-key", "apikey", "token", "secret"]
+            .iter()
+            .any(|word| header.to_ascii_lowercase().contains(word))
+        {
             findings.warning(&path, "SecretInManifest", "This looks like a secret, and everybody who can read the object can read it. Use `addHeadersFromSecret`.");
         }
         outgoing.headers.add_plaintext_headers.insert(header.clone(), value.clone());
@@ -290,7 +369,11 @@ pub(super) fn headers(spec: &HeaderForwardSpec, name: &str, outgoing: &mut Outgo
         let secret = &header.value_secret_ref;
         findings.secret(&format!("{path}.valueSecretRef"), "HeaderSecretNotFound", &secret.name, &secret.key);
         let identifier = header_secret(&header.header_name, name);
-        outgoing.env.push(EnvSource { name: secret_env(&identifier), secret: secret.name.clone(), key: secret.key.clone() });
+        outgoing.env.push(EnvSource {
+            name: secret_env(&identifier),
+            secret: secret.name.clone(),
+            key: secret.key.clone(),
+        });
         outgoing.headers.add_headers_from_secret.insert(header.header_name.clone(), identifier);
     }
 }
@@ -320,7 +403,11 @@ fn check_header(path: &str, name: &str, findings: &mut Findings<'_>) {
     let lower = name.to_ascii_lowercase();
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if name.is_empty() || !name.chars().all(token) {
-        findings.error(path, INVALID_FIELD, format!("`{}` is not the name of a header (RFC 9110 §5.1).", name.escape_debug()));
+        findings.error(
+            path,
+            INVALID_FIELD,
+            format!("`{}` is not the name of a header (RFC 9110 §5.1).", name.escape_debug()),
+        );
     } else if RESTRICTED.contains(&lower.as_str()) || lower.starts_with("mcp-") {
         findings.error(path, "RestrictedHeader", format!("The header `{name}` is restricted: it belongs to the connection or to the protocol, and can't be set."));
     }

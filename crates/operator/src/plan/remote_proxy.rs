@@ -15,7 +15,12 @@ use super::workload::{self, Protection};
 use super::{Plan, Planned, Workload, World, authz, objects, oidc, template, tools};
 
 /// Plans a remote proxy, in the order in which a reader of the manifest would judge it.
-pub(super) fn plan(object: &Object, spec: &RemoteProxy, world: &World, mut findings: Findings<'_>) -> Planned {
+pub(super) fn plan(
+    object: &Object,
+    spec: &RemoteProxy,
+    world: &World,
+    mut findings: Findings<'_>,
+) -> Planned {
     let name = object.metadata.name.as_str();
     let namespace = object.metadata.namespace.as_str();
     let url = names::remote_proxy_url(name, namespace, spec.port);
@@ -24,18 +29,28 @@ pub(super) fn plan(object: &Object, spec: &RemoteProxy, world: &World, mut findi
     // Where calls go.
     let remote = remote(spec, &mut findings);
     if spec.transport != Transport::StreamableHttp {
-        findings.error("spec.transport", NOT_SUPPORTED, "This version speaks `streamable-http` to remote servers only.");
+        findings.error(
+            "spec.transport",
+            NOT_SUPPORTED,
+            "This version speaks `streamable-http` to remote servers only.",
+        );
     }
 
     // Who may come in.
     access::auth_server(spec.auth_server_ref.as_ref(), &mut findings);
-    let written = Written { embedded: spec.oidc_config.as_ref(), reference: spec.oidc_config_ref.as_ref(), service_url: &url };
+    let written = Written {
+        embedded: spec.oidc_config.as_ref(),
+        reference: spec.oidc_config_ref.as_ref(),
+        service_url: &url,
+    };
     let authentication = oidc::plan(&written, &mut findings);
-    let says_auth = spec.oidc_config.is_some() || spec.oidc_config_ref.is_some() || spec.auth_server_ref.is_some();
+    let says_auth =
+        spec.oidc_config.is_some() || spec.oidc_config_ref.is_some() || spec.auth_server_ref.is_some();
     auth_is_said(spec, says_auth, &mut findings);
 
     // What they may do.
-    let authorization = authz::plan(name, spec.authz_config.as_ref(), spec.authz_config_ref.as_deref(), &mut findings);
+    let authorization =
+        authz::plan(name, spec.authz_config.as_ref(), spec.authz_config_ref.as_deref(), &mut findings);
     workload::policies_need_identities(authorization.as_ref(), says_auth, spec.anonymous, &mut findings);
     let tools = tools::plan(spec.tool_config.as_deref(), &[], &mut findings);
 
@@ -49,7 +64,8 @@ pub(super) fn plan(object: &Object, spec: &RemoteProxy, world: &World, mut findi
 
     // Everything around it.
     workload::not_yet(spec.rate_limiting.as_ref(), spec.webhook_config.as_deref(), &mut findings);
-    let telemetry = workload::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
+    let telemetry =
+        workload::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
     let (session_redis, redis_password) = workload::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
@@ -82,7 +98,8 @@ pub(super) fn plan(object: &Object, spec: &RemoteProxy, world: &World, mut findi
         config.header_forward = Some(outgoing.headers.clone());
     }
     config.telemetry_config = telemetry;
-    config.scaling_config = session_redis.map(|redis| ScalingConfig { backend_replicas: None, session_redis: Some(redis) });
+    config.scaling_config =
+        session_redis.map(|redis| ScalingConfig { backend_replicas: None, session_redis: Some(redis) });
     Protection::finish(&mut config);
 
     let mut env = outgoing.env;
@@ -93,7 +110,14 @@ pub(super) fn plan(object: &Object, spec: &RemoteProxy, world: &World, mut findi
     }
     env.extend(redis_password);
     let workload = Workload { run_config: config, url, files, env };
-    let made = objects::remote_proxy(object, spec, world, &workload, protection.authorization.as_ref(), &mut findings);
+    let made = objects::remote_proxy(
+        object,
+        spec,
+        world,
+        &workload,
+        protection.authorization.as_ref(),
+        &mut findings,
+    );
     verdict(&mut findings);
     findings.planned(Some(Plan { objects: made, workload: Some(workload) }))
 }
@@ -103,13 +127,19 @@ fn remote(spec: &RemoteProxy, findings: &mut Findings<'_>) -> Option<Url> {
     match remote_url::check(&spec.remote_url, allow) {
         Ok(url) => {
             if url.scheme() == "http" && !remote_url::is_loopback(&url) {
-                findings.warning(&spec.remote_url_path, "RemoteURLInsecure", "The URL is plain http; whoever is on the way can read and change every call.");
+                findings.warning(
+                    &spec.remote_url_path,
+                    "RemoteURLInsecure",
+                    "The URL is plain http; whoever is on the way can read and change every call.",
+                );
             }
             Some(url)
         }
         Err(error) => {
             let message = match &error {
-                RemoteUrlError::Forbidden(..) if Url::parse(&spec.remote_url).is_ok_and(|url| remote_url::is_loopback(&url)) => {
+                RemoteUrlError::Forbidden(..)
+                    if Url::parse(&spec.remote_url).is_ok_and(|url| remote_url::is_loopback(&url)) =>
+                {
                     format!("{error} (`skep up` allows it.)")
                 }
                 _ => error.to_string(),
@@ -139,7 +169,11 @@ fn auth_is_said(spec: &RemoteProxy, says_auth: bool, findings: &mut Findings<'_>
             if let Some(message) = workload::required_auth(findings.world) {
                 findings.error("spec.authMode", "AuthRequired", message);
             }
-            findings.fails("AuthConfigured", "Anonymous", "Everybody may come in without a token; the manifest says so.");
+            findings.fails(
+                "AuthConfigured",
+                "Anonymous",
+                "Everybody may come in without a token; the manifest says so.",
+            );
         }
         (true, false) => {}
     }
@@ -148,6 +182,10 @@ fn auth_is_said(spec: &RemoteProxy, says_auth: bool, findings: &mut Findings<'_>
 fn verdict(findings: &mut Findings<'_>) {
     match findings.problems.iter().find(|problem| problem.is_error()).cloned() {
         None => findings.holds("ConfigurationValid", "ConfigurationValid", "The configuration is valid."),
-        Some(problem) => findings.fails("ConfigurationValid", &problem.reason, format!("{}: {}", problem.path, problem.message)),
+        Some(problem) => findings.fails(
+            "ConfigurationValid",
+            &problem.reason,
+            format!("{}: {}", problem.path, problem.message),
+        ),
     }
 }

@@ -16,7 +16,9 @@ pub(super) enum RemoteUrlError {
     Scheme(String),
     #[error("The URL has no host.")]
     NoHost,
-    #[error("The URL holds a user name or password; put credentials into an MCPExternalAuthConfig or `headerForward`.")]
+    #[error(
+        "The URL holds a user name or password; put credentials into an MCPExternalAuthConfig or `headerForward`."
+    )]
     Credentials,
     #[error("The URL has a fragment (`#...`), which is never sent; remove it.")]
     Fragment,
@@ -24,7 +26,9 @@ pub(super) enum RemoteUrlError {
     Forbidden(String, &'static str),
     #[error("`{0}` is {1}. If that is intended, set `allowPrivateEndpoint: true`.")]
     Private(String, &'static str),
-    #[error("The URL is plain http, which anybody on the way can read and change. Use https, or set `allowPrivateEndpoint: true` for a server of your own network.")]
+    #[error(
+        "The URL is plain http, which anybody on the way can read and change. Use https, or set `allowPrivateEndpoint: true` for a server of your own network."
+    )]
     Insecure,
 }
 
@@ -61,7 +65,9 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
     }
     let near = match place {
         Where::Loopback if allow.loopback => true,
-        Where::Loopback => return Err(RemoteUrlError::Forbidden(shown, "a loopback address, which is the proxy itself")),
+        Where::Loopback => {
+            return Err(RemoteUrlError::Forbidden(shown, "a loopback address, which is the proxy itself"));
+        }
         Where::Forbidden(what) => return Err(RemoteUrlError::Forbidden(shown, what)),
         Where::Private(what) if !allow.private => return Err(RemoteUrlError::Private(shown, what)),
         Where::Private(_) | Where::Public => false,
@@ -216,7 +222,12 @@ mod tests {
             ("", false, false, false),
         ] {
             for (allow, expected) in [(NOTHING, nothing), (PRIVATE, private), (LOCAL, local)] {
-                assert_eq!(check(text, allow).is_ok(), expected, "{text} with {allow:?}: {:?}", check(text, allow));
+                assert_eq!(
+                    check(text, allow).is_ok(),
+                    expected,
+                    "{text} with {allow:?}: {:?}",
+                    check(text, allow)
+                );
             }
         }
     }

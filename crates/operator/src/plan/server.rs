@@ -25,14 +25,21 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
 
     // Who may come in.
     access::auth_server(spec.auth_server_ref.as_ref(), &mut findings);
-    let service_url = format!("http://{}:{}", names::service_host(&names::server_service(name), namespace), spec.port);
-    let written = Written { embedded: spec.oidc_config.as_ref(), reference: spec.oidc_config_ref.as_ref(), service_url: &service_url };
+    let service_url =
+        format!("http://{}:{}", names::service_host(&names::server_service(name), namespace), spec.port);
+    let written = Written {
+        embedded: spec.oidc_config.as_ref(),
+        reference: spec.oidc_config_ref.as_ref(),
+        service_url: &service_url,
+    };
     let authentication = oidc::plan(&written, &mut findings);
-    let says_auth = spec.oidc_config.is_some() || spec.oidc_config_ref.is_some() || spec.auth_server_ref.is_some();
+    let says_auth =
+        spec.oidc_config.is_some() || spec.oidc_config_ref.is_some() || spec.auth_server_ref.is_some();
     auth_is_said(spec, says_auth, &mut findings);
 
     // What they may do.
-    let authorization = authz::plan(name, spec.authz_config.as_ref(), spec.authz_config_ref.as_deref(), &mut findings);
+    let authorization =
+        authz::plan(name, spec.authz_config.as_ref(), spec.authz_config_ref.as_deref(), &mut findings);
     workload::policies_need_identities(authorization.as_ref(), says_auth, spec.anonymous, &mut findings);
     let tools = tools::plan(spec.tool_config.as_deref(), &spec.tools, &mut findings);
 
@@ -42,7 +49,8 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
 
     // Everything around it.
     workload::not_yet(spec.rate_limiting.as_ref(), spec.webhook_config.as_deref(), &mut findings);
-    let telemetry = workload::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
+    let telemetry =
+        workload::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
     let (session_redis, redis_password) = workload::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
@@ -78,7 +86,8 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     config.token_exchange_config.clone_from(&outgoing.token_exchange);
     config.telemetry_config = telemetry;
     if session_redis.is_some() || spec.backend_replicas.is_some() {
-        config.scaling_config = Some(ScalingConfig { backend_replicas: spec.backend_replicas, session_redis });
+        config.scaling_config =
+            Some(ScalingConfig { backend_replicas: spec.backend_replicas, session_redis });
     }
     Protection::finish(&mut config);
 
@@ -91,6 +100,9 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     env.extend(redis_password);
     let workload = Workload { run_config: config, url, files, env };
     let made = objects::server(object, spec, world, &workload, protection.authorization.as_ref());
+    if let Some(problem) = findings.problems.iter().find(|problem| problem.is_error()).cloned() {
+        findings.fails("Ready", "NotReady", format!("{}: {}", problem.path, problem.message));
+    }
     findings.planned(Some(Plan { objects: made, workload: Some(workload) }))
 }
 
@@ -124,38 +136,70 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
     }
     for (index, variable) in spec.env.iter().enumerate() {
         if !workload::is_variable(&variable.name) {
-            findings.error(format!("spec.env[{index}].name"), INVALID_FIELD, format!("`{}` is not the name of an environment variable.", variable.name.escape_debug()));
+            findings.error(
+                format!("spec.env[{index}].name"),
+                INVALID_FIELD,
+                format!("`{}` is not the name of an environment variable.", variable.name.escape_debug()),
+            );
         }
         if variable.value.contains(['\n', '\r']) {
-            findings.error(format!("spec.env[{index}].value"), INVALID_FIELD, "The value of an environment variable can't have line breaks here; use `secrets` for those.");
+            findings.error(
+                format!("spec.env[{index}].value"),
+                INVALID_FIELD,
+                "The value of an environment variable can't have line breaks here; use `secrets` for those.",
+            );
         }
         if spec.secrets.iter().any(|secret| secret.variable == variable.name) {
-            findings.error(format!("spec.env[{index}].name"), "DuplicateEntry", format!("`{}` comes from `secrets` too; keep one.", variable.name));
+            findings.error(
+                format!("spec.env[{index}].name"),
+                "DuplicateEntry",
+                format!("`{}` comes from `secrets` too; keep one.", variable.name),
+            );
         }
     }
     for secret in &spec.secrets {
-        findings.secret("spec.secrets", "SecretNotFound", &secret.secret, &secret.key);
+        findings.secret(&secret.path, "SecretNotFound", &secret.secret, &secret.key);
     }
     for (index, volume) in spec.volumes.iter().enumerate() {
-        workload::privileged(&format!("spec.volumes[{index}].hostPath"), "mounts a directory of the node", findings);
-        if !volume.host_path.starts_with('/') || !volume.mount_path.starts_with('/') || [&volume.host_path, &volume.mount_path].iter().any(|path| path.contains(':')) {
-            findings.error(format!("spec.volumes[{index}]"), INVALID_FIELD, "`hostPath` and `mountPath` are absolute paths without a colon.");
+        workload::privileged(
+            &format!("spec.volumes[{index}].hostPath"),
+            "mounts a directory of the node",
+            findings,
+        );
+        if !volume.host_path.starts_with('/')
+            || !volume.mount_path.starts_with('/')
+            || [&volume.host_path, &volume.mount_path].iter().any(|path| path.contains(':'))
+        {
+            findings.error(
+                format!("spec.volumes[{index}]"),
+                INVALID_FIELD,
+                "`hostPath` and `mountPath` are absolute paths without a colon.",
+            );
         }
     }
     if spec.transport == Transport::Stdio && spec.replicas.is_some_and(|count| count > 1) {
-        findings.warning("spec.replicas", "StdioTransportCapAt1", "A stdio server is attached to by one proxy only, so there will be one replica.");
+        findings.warning(
+            "spec.replicas",
+            "StdioTransportCapAt1",
+            "A stdio server is attached to by one proxy only, so there will be one replica.",
+        );
         findings.holds("StdioReplicaCapped", "StdioTransportCapAt1", "A stdio server has one proxy pod.");
     }
     if spec.service_account.is_some() {
         let name = spec.service_account.as_deref().unwrap_or_default();
         if name.ends_with("-proxy-runner") || name.ends_with("-remote-proxy-runner") {
-            findings.error("spec.serviceAccount", "ReservedServiceAccount", format!("`{name}` is the ServiceAccount of a proxy. Choose another."));
+            findings.error(
+                "spec.serviceAccount",
+                "ReservedServiceAccount",
+                format!("`{name}` is the ServiceAccount of a proxy. Choose another."),
+            );
         }
     }
 }
 
 fn env_vars(spec: &Server) -> BTreeMap<String, String> {
-    let mut env: BTreeMap<String, String> = spec.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect();
+    let mut env: BTreeMap<String, String> =
+        spec.env.iter().map(|var| (var.name.clone(), var.value.clone())).collect();
     env.insert("MCP_TRANSPORT".to_owned(), spec.transport.as_str().to_owned());
     if spec.transport != Transport::Stdio {
         for name in ["MCP_PORT", "FASTMCP_PORT"] {
@@ -196,13 +240,19 @@ fn permission_profile(spec: &Server, findings: &mut Findings<'_>) -> (String, Va
             "network": {"outbound": {"insecure_allow_all": open, "allow_host": [], "allow_port": []}},
         })
     };
-    let Some(profile) = &spec.permission_profile else { return ("network".to_owned(), builtin("network", true)) };
+    let Some(profile) = &spec.permission_profile else {
+        return ("network".to_owned(), builtin("network", true));
+    };
     match profile.kind.unwrap_or_default() {
         PermissionSource::Builtin => match profile.name.as_str() {
             "network" => ("network".to_owned(), builtin("network", true)),
             "none" => ("none".to_owned(), builtin("none", false)),
             other => {
-                findings.error("spec.permissionProfile.name", INVALID_FIELD, format!("`{other}` is not a built-in profile; `none` and `network` are."));
+                findings.error(
+                    "spec.permissionProfile.name",
+                    INVALID_FIELD,
+                    format!("`{other}` is not a built-in profile; `none` and `network` are."),
+                );
                 (String::new(), Value::Null)
             }
         },
@@ -214,15 +264,24 @@ fn permission_profile(spec: &Server, findings: &mut Findings<'_>) -> (String, Va
                 findings.error(format!("{at}.key"), INVALID_FIELD, "The key in the ConfigMap is missing.");
                 return (path, Value::Null);
             }
-            let Some(text) = findings.world.config_maps.get(&profile.name).and_then(|data| data.get(key)) else {
-                findings.missing(at, "PermissionProfileNotFound", &format!("The key `{key}` of the ConfigMap `{}`", profile.name));
+            let Some(text) = findings.world.config_maps.get(&profile.name).and_then(|data| data.get(key))
+            else {
+                findings.missing(
+                    at,
+                    "PermissionProfileNotFound",
+                    &format!("The key `{key}` of the ConfigMap `{}`", profile.name),
+                );
                 return (path, Value::Null);
             };
             findings.warning(at, outgoing::NOT_YET_RUNNABLE, "This version does not enforce a profile of your own yet; only `none` and `network` take effect.");
             match skep_api::yaml::single(text) {
                 Ok(document) if document.value.is_object() => (path, document.value),
                 _ => {
-                    findings.error(at, INVALID_FIELD, format!("`{key}` of the ConfigMap `{}` is not a permission profile.", profile.name));
+                    findings.error(
+                        at,
+                        INVALID_FIELD,
+                        format!("`{key}` of the ConfigMap `{}` is not a permission profile.", profile.name),
+                    );
                     (path, Value::Null)
                 }
             }

@@ -19,15 +19,19 @@ pub(super) fn check(template: Option<&Value>, proxy: bool, findings: &mut Findin
     let plain = without_directives(template);
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
-    let parsed: Result<PodTemplateSpec, _> = serde_ignored::deserialize(
-        serde_path_to_error::Deserializer::new(&plain, &mut track),
-        |path| unknown.push(path.to_string()),
-    );
+    let parsed: Result<PodTemplateSpec, _> =
+        serde_ignored::deserialize(serde_path_to_error::Deserializer::new(&plain, &mut track), |path| {
+            unknown.push(path.to_string())
+        });
     if let Err(error) = parsed {
         findings.error(format!("{AT}.{}", track.path()), INVALID, format!("{error}."));
     }
     for path in unknown {
-        findings.error(format!("{AT}.{}", path.replace(".?", "")), INVALID, "There is no such field in a pod template.");
+        findings.error(
+            format!("{AT}.{}", path.replace(".?", "")),
+            INVALID,
+            "There is no such field in a pod template.",
+        );
     }
     let spec = plain.get("spec").cloned().unwrap_or_default();
     for field in ["hostNetwork", "hostPID", "hostIPC"] {
@@ -37,7 +41,11 @@ pub(super) fn check(template: Option<&Value>, proxy: bool, findings: &mut Findin
     }
     for (index, volume) in items(&spec, "volumes") {
         if volume.get("hostPath").is_some() {
-            privileged(&format!("{AT}.spec.volumes[{index}].hostPath"), "mounts a directory of the node", findings);
+            privileged(
+                &format!("{AT}.spec.volumes[{index}].hostPath"),
+                "mounts a directory of the node",
+                findings,
+            );
         }
     }
     if spec.get("serviceAccountName").is_some() || spec.get("serviceAccount").is_some() {
@@ -47,19 +55,32 @@ pub(super) fn check(template: Option<&Value>, proxy: bool, findings: &mut Findin
         for (index, container) in items(&spec, list) {
             let at = format!("{AT}.spec.{list}[{index}]");
             if container.pointer("/securityContext/privileged") == Some(&Value::Bool(true)) {
-                privileged(&format!("{at}.securityContext.privileged"), "runs a privileged container", findings);
+                privileged(
+                    &format!("{at}.securityContext.privileged"),
+                    "runs a privileged container",
+                    findings,
+                );
             }
-            if proxy && list == "containers" && container.get("name").and_then(Value::as_str) == Some(PROXY_CONTAINER) {
+            if proxy
+                && list == "containers"
+                && container.get("name").and_then(Value::as_str) == Some(PROXY_CONTAINER)
+            {
                 proxy_container(&at, &container, findings);
             }
         }
     }
-    for key in plain.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flat_map(Map::keys) {
+    for key in
+        plain.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flat_map(Map::keys)
+    {
         pod_annotation(&format!("{AT}.metadata.annotations.{key}"), key, findings);
     }
     for key in plain.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flat_map(Map::keys) {
         if skep_api::names::is_reserved_label(key) {
-            findings.error(format!("{AT}.metadata.labels.{key}"), "ReservedLabel", format!("The label `{key}` belongs to the operator. Choose another."));
+            findings.error(
+                format!("{AT}.metadata.labels.{key}"),
+                "ReservedLabel",
+                format!("The label `{key}` belongs to the operator. Choose another."),
+            );
         }
     }
     if findings.errors() > errors {
@@ -77,9 +98,15 @@ fn proxy_container(at: &str, container: &Value, findings: &mut Findings<'_>) {
     }
     for (index, mount) in items(container, "volumeMounts") {
         let path = mount.get("mountPath").and_then(Value::as_str).unwrap_or_default().trim_end_matches('/');
-        let covers = |ours: &str| path == ours || ours.starts_with(&format!("{path}/")) || path.starts_with(&format!("{ours}/"));
+        let covers = |ours: &str| {
+            path == ours || ours.starts_with(&format!("{path}/")) || path.starts_with(&format!("{ours}/"))
+        };
         if let Some(ours) = OUR_PATHS.iter().find(|ours| covers(ours)) {
-            findings.error(format!("{at}.volumeMounts[{index}].mountPath"), INVALID, format!("This lies over `{ours}`, which is the operator's."));
+            findings.error(
+                format!("{at}.volumeMounts[{index}].mountPath"),
+                INVALID,
+                format!("This lies over `{ours}`, which is the operator's."),
+            );
         }
     }
 }
@@ -98,11 +125,7 @@ fn without_directives(value: &Value) -> Value {
                 .collect(),
         ),
         Value::Array(items) => Value::Array(
-            items
-                .iter()
-                .filter(|item| item.get("$patch").is_none())
-                .map(without_directives)
-                .collect(),
+            items.iter().filter(|item| item.get("$patch").is_none()).map(without_directives).collect(),
         ),
         other => other.clone(),
     }
@@ -111,7 +134,13 @@ fn without_directives(value: &Value) -> Value {
 /// The field by which the entries of a list are told apart, as the API's own schema has it.
 fn merge_key(list: &str) -> Option<&'static str> {
     Some(match list {
-        "containers" | "initContainers" | "ephemeralContainers" | "volumes" | "env" | "imagePullSecrets" | "resourceClaims"
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "volumes"
+        | "env"
+        | "imagePullSecrets"
+        | "resourceClaims"
         | "schedulingGates" => "name",
         "ports" => "containerPort",
         "volumeMounts" => "mountPath",
@@ -159,7 +188,9 @@ pub(super) fn strategic_merge(base: &mut Value, patch: &Value) {
 }
 
 fn merge_list(base: &mut Value, entries: &[Value], key: &str) {
-    if entries.iter().any(|entry| entry.get("$patch").and_then(Value::as_str) == Some("replace") && entry.get(key).is_none()) {
+    if entries.iter().any(|entry| {
+        entry.get("$patch").and_then(Value::as_str) == Some("replace") && entry.get(key).is_none()
+    }) {
         *base = Value::Array(Vec::new());
     }
     if !base.is_array() {
@@ -175,8 +206,11 @@ fn merge_list(base: &mut Value, entries: &[Value], key: &str) {
             continue;
         };
         // Two ports with one number differ by protocol.
-        let protocol = |value: &Value| value.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
-        let same = |other: &Value| other.get(key) == Some(id) && (key != "containerPort" || protocol(other) == protocol(entry));
+        let protocol =
+            |value: &Value| value.get("protocol").and_then(Value::as_str).unwrap_or("TCP").to_owned();
+        let same = |other: &Value| {
+            other.get(key) == Some(id) && (key != "containerPort" || protocol(other) == protocol(entry))
+        };
         let at = list.iter().position(same);
         match (at, directive) {
             (Some(at), Some("delete")) => {
@@ -228,11 +262,36 @@ mod tests {
                 json!({"volumeMounts": [{"name": "w", "mountPath": "/a"}]}),
                 json!({"volumeMounts": [{"name": "w", "mountPath": "/a", "readOnly": true}]}),
             ),
-            ("lists without a key are replaced", json!({"tolerations": [{"key": "a"}]}), json!({"tolerations": [{"key": "b"}]}), json!({"tolerations": [{"key": "b"}]})),
-            ("delete an entry", json!({"env": [{"name": "A"}, {"name": "B"}]}), json!({"env": [{"name": "A", "$patch": "delete"}]}), json!({"env": [{"name": "B"}]})),
-            ("replace a list", json!({"env": [{"name": "A"}]}), json!({"env": [{"$patch": "replace"}, {"name": "B"}]}), json!({"env": [{"name": "B"}]})),
-            ("replace a map", json!({"s": {"a": 1}}), json!({"s": {"$patch": "replace", "b": 2}}), json!({"s": {"b": 2}})),
-            ("delete a map", json!({"s": {"a": 1}, "t": 1}), json!({"s": {"$patch": "delete"}}), json!({"t": 1})),
+            (
+                "lists without a key are replaced",
+                json!({"tolerations": [{"key": "a"}]}),
+                json!({"tolerations": [{"key": "b"}]}),
+                json!({"tolerations": [{"key": "b"}]}),
+            ),
+            (
+                "delete an entry",
+                json!({"env": [{"name": "A"}, {"name": "B"}]}),
+                json!({"env": [{"name": "A", "$patch": "delete"}]}),
+                json!({"env": [{"name": "B"}]}),
+            ),
+            (
+                "replace a list",
+                json!({"env": [{"name": "A"}]}),
+                json!({"env": [{"$patch": "replace"}, {"name": "B"}]}),
+                json!({"env": [{"name": "B"}]}),
+            ),
+            (
+                "replace a map",
+                json!({"s": {"a": 1}}),
+                json!({"s": {"$patch": "replace", "b": 2}}),
+                json!({"s": {"b": 2}}),
+            ),
+            (
+                "delete a map",
+                json!({"s": {"a": 1}, "t": 1}),
+                json!({"s": {"$patch": "delete"}}),
+                json!({"t": 1}),
+            ),
             (
                 "ports differ by protocol",
                 json!({"ports": [{"containerPort": 53, "protocol": "UDP"}]}),

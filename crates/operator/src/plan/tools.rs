@@ -20,7 +20,11 @@ pub(super) struct Tools {
 pub(super) fn plan(reference: Option<&str>, list: &[String], findings: &mut Findings<'_>) -> Option<Tools> {
     if let Some(name) = reference {
         if !list.is_empty() {
-            findings.warning("spec.tools", "ToolsIgnored", "`toolConfigRef` is given too, and wins over this list.");
+            findings.warning(
+                "spec.tools",
+                "ToolsIgnored",
+                "`toolConfigRef` is given too, and wins over this list.",
+            );
         }
         let object = findings.config(Kind::MCPToolConfig, name, "spec.toolConfigRef.name", TOOL_REF)?;
         let Spec::ToolConfig(spec) = &object.spec else { return None };
@@ -39,22 +43,37 @@ pub(super) fn check(spec: &ToolConfigSpec, findings: &mut Findings<'_>) {
     let no_overrides = BTreeMap::new();
     let overrides = spec.tools_override.as_ref().unwrap_or(&no_overrides);
     if spec.tools_filter.as_ref().is_some_and(Vec::is_empty) {
-        findings.warning("spec.toolsFilter", "EmptyFilter", "An empty filter lets every tool through. Remove it, or name the tools.");
+        findings.warning(
+            "spec.toolsFilter",
+            "EmptyFilter",
+            "An empty filter lets every tool through. Remove it, or name the tools.",
+        );
     }
     check_names("spec.toolsFilter", &filter, findings);
     let mut new_names: BTreeMap<&str, &str> = BTreeMap::new();
     for (tool, change) in overrides {
         let at = format!("spec.toolsOverride.{tool}");
         let name = change.name.as_deref().unwrap_or_default();
-        if name.is_empty() && change.description.as_deref().unwrap_or_default().is_empty() && change.annotations.is_none() {
-            findings.error(&at, INVALID_FIELD, "The override changes nothing: give it a `name`, a `description` or `annotations`.");
+        if name.is_empty()
+            && change.description.as_deref().unwrap_or_default().is_empty()
+            && change.annotations.is_none()
+        {
+            findings.error(
+                &at,
+                INVALID_FIELD,
+                "The override changes nothing: give it a `name`, a `description` or `annotations`.",
+            );
         }
         if name.contains(',') {
             findings.error(format!("{at}.name"), INVALID_FIELD, "A tool's name can't have a comma.");
         }
         let seen_as = if name.is_empty() { tool.as_str() } else { name };
         if let Some(other) = new_names.insert(seen_as, tool) {
-            findings.error(format!("{at}.name"), "DuplicateEntry", format!("`{other}` becomes `{seen_as}` too; clients could not tell them apart."));
+            findings.error(
+                format!("{at}.name"),
+                "DuplicateEntry",
+                format!("`{other}` becomes `{seen_as}` too; clients could not tell them apart."),
+            );
         }
         if name.is_empty() || name == tool {
             continue;
@@ -96,9 +115,17 @@ pub(super) fn from_spec(spec: &ToolConfigSpec) -> Tools {
 fn check_names(path: &str, names: &[String], findings: &mut Findings<'_>) {
     for (index, name) in names.iter().enumerate() {
         if name.trim().is_empty() || name.contains(',') {
-            findings.error(format!("{path}[{index}]"), INVALID_FIELD, "A tool's name can't be empty or have a comma.");
+            findings.error(
+                format!("{path}[{index}]"),
+                INVALID_FIELD,
+                "A tool's name can't be empty or have a comma.",
+            );
         } else if names.iter().take(index).any(|other| other == name) {
-            findings.error(format!("{path}[{index}]"), "DuplicateEntry", format!("`{name}` is in the list already; keep one."));
+            findings.error(
+                format!("{path}[{index}]"),
+                "DuplicateEntry",
+                format!("`{name}` is in the list already; keep one."),
+            );
         }
     }
 }

@@ -43,7 +43,10 @@ pub(super) fn name(object: &Object, findings: &mut Findings<'_>) {
         }
         let theirs = generated(other.kind, &other.name);
         if let Some(shared) = mine.iter().find(|made| theirs.contains(made)) {
-            let message = format!("The {} `{}` is older and has the {} `{}` already. Choose another name.", other.kind, other.name, shared.0, shared.1);
+            let message = format!(
+                "The {} `{}` is older and has the {} `{}` already. Choose another name.",
+                other.kind, other.name, shared.0, shared.1
+            );
             findings.error(path, "NameCollision", message);
             break;
         }
@@ -52,7 +55,11 @@ pub(super) fn name(object: &Object, findings: &mut Findings<'_>) {
 
 /// Kind and name of the objects that follow from a name, as far as they can collide.
 fn generated(kind: Kind, name: &str) -> Vec<(&'static str, String)> {
-    let mut made = vec![("Deployment", name.to_owned()), ("ConfigMap", names::runconfig(name)), ("ConfigMap", names::inline_authz(name))];
+    let mut made = vec![
+        ("Deployment", name.to_owned()),
+        ("ConfigMap", names::runconfig(name)),
+        ("ConfigMap", names::inline_authz(name)),
+    ];
     if kind == Kind::MCPServer {
         made.extend([
             ("StatefulSet", name.to_owned()),
@@ -64,20 +71,31 @@ fn generated(kind: Kind, name: &str) -> Vec<(&'static str, String)> {
             ("ServiceAccount", names::backend_account(name)),
         ]);
     } else {
-        made.extend([("Service", names::remote_proxy_service(name)), ("ServiceAccount", names::remote_proxy_runner(name))]);
+        made.extend([
+            ("Service", names::remote_proxy_service(name)),
+            ("ServiceAccount", names::remote_proxy_runner(name)),
+        ]);
     }
     made
 }
 
 /// Judges resources, overrides and other parts that only objects are made from.
-pub(super) fn surroundings(resources: &Resources, overrides: &ResourceOverrides, findings: &mut Findings<'_>) {
+pub(super) fn surroundings(
+    resources: &Resources,
+    overrides: &ResourceOverrides,
+    findings: &mut Findings<'_>,
+) {
     for (part, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
         let Some(list) = list else { continue };
         for (name, value) in [("cpu", &list.cpu), ("memory", &list.memory)] {
             if let Some(value) = value
                 && !is_quantity(value)
             {
-                findings.error(format!("spec.resources.{part}.{name}"), INVALID_FIELD, format!("`{value}` is not a quantity such as `100m` or `128Mi`."));
+                findings.error(
+                    format!("spec.resources.{part}.{name}"),
+                    INVALID_FIELD,
+                    format!("`{value}` is not a quantity such as `100m` or `128Mi`."),
+                );
             }
         }
     }
@@ -91,12 +109,23 @@ pub(super) fn surroundings(resources: &Resources, overrides: &ResourceOverrides,
         ("proxyDeployment.podTemplateMetadataOverrides.labels", &pods.labels),
     ] {
         for key in labels.iter().flatten().map(|(key, _)| key).filter(|key| names::is_reserved_label(key)) {
-            findings.error(format!("{at}.{part}.{key}"), "ReservedLabel", format!("The label `{key}` belongs to the operator. Choose another."));
+            findings.error(
+                format!("{at}.{part}.{key}"),
+                "ReservedLabel",
+                format!("The label `{key}` belongs to the operator. Choose another."),
+            );
         }
     }
     for key in service.annotations.iter().flatten().map(|(key, _)| key) {
-        if ["load-balancer", "external-dns", "cloud.google.com/", "networking.gke.io/"].iter().any(|part| key.contains(part)) {
-            privileged(&format!("{at}.proxyService.annotations.{key}"), "publishes the proxy outside the cluster", findings);
+        if ["load-balancer", "external-dns", "cloud.google.com/", "networking.gke.io/"]
+            .iter()
+            .any(|part| key.contains(part))
+        {
+            privileged(
+                &format!("{at}.proxyService.annotations.{key}"),
+                "publishes the proxy outside the cluster",
+                findings,
+            );
         }
     }
     for key in pods.annotations.iter().flatten().map(|(key, _)| key) {
@@ -106,11 +135,22 @@ pub(super) fn surroundings(resources: &Resources, overrides: &ResourceOverrides,
     for (index, variable) in deployment.env.iter().flatten().enumerate() {
         let path = format!("{at}.proxyDeployment.env[{index}].name");
         if !is_variable(&variable.name) {
-            findings.error(&path, INVALID_FIELD, format!("`{}` is not the name of an environment variable.", variable.name.escape_debug()));
+            findings.error(
+                &path,
+                INVALID_FIELD,
+                format!("`{}` is not the name of an environment variable.", variable.name.escape_debug()),
+            );
         } else if deployment.env.iter().flatten().take(index).any(|other| other.name == variable.name) {
             findings.error(&path, "DuplicateEntry", format!("`{}` is set already; keep one.", variable.name));
-        } else if variable.name.starts_with("TOOLHIVE_SECRET_") || variable.name.ends_with("_CLIENT_SECRET") || variable.name == "THV_SESSION_REDIS_PASSWORD" {
-            findings.warning(&path, "SecretInManifest", "This looks like a secret, and everybody who can read the object can read it.");
+        } else if variable.name.starts_with("TOOLHIVE_SECRET_")
+            || variable.name.ends_with("_CLIENT_SECRET")
+            || variable.name == "THV_SESSION_REDIS_PASSWORD"
+        {
+            findings.warning(
+                &path,
+                "SecretInManifest",
+                "This looks like a secret, and everybody who can read the object can read it.",
+            );
         }
     }
 }
@@ -118,7 +158,8 @@ pub(super) fn surroundings(resources: &Resources, overrides: &ResourceOverrides,
 /// Judges an annotation of a pod.
 pub(super) fn pod_annotation(path: &str, key: &str, findings: &mut Findings<'_>) {
     let Some(vault) = key.strip_prefix("vault.hashicorp.com/") else { return };
-    if ["agent-json-patch", "agent-init-json-patch", "agent-image", "agent-configmap", "agent-extra-secret"].contains(&vault)
+    if ["agent-json-patch", "agent-init-json-patch", "agent-image", "agent-configmap", "agent-extra-secret"]
+        .contains(&vault)
         || vault.starts_with("agent-inject-command-")
     {
         privileged(path, "runs code of its own in the pod", findings);
@@ -134,7 +175,8 @@ pub(super) fn privileged(path: &str, does: &str, findings: &mut Findings<'_>) {
     if world.namespace_labels.get(ALLOW_PRIVILEGED).is_some_and(|value| value != "false") {
         return;
     }
-    let message = format!("This {does}, which needs the label `{ALLOW_PRIVILEGED}: \"true\"` on the namespace.");
+    let message =
+        format!("This {does}, which needs the label `{ALLOW_PRIVILEGED}: \"true\"` on the namespace.");
     match world.settings.missing {
         Missing::Warn => findings.warning(path, "PrivilegedTemplate", message),
         Missing::Refuse => findings.error(path, "PrivilegedTemplate", message),
@@ -143,7 +185,9 @@ pub(super) fn privileged(path: &str, does: &str, findings: &mut Findings<'_>) {
 
 /// True for a name that an environment variable can have.
 pub(super) fn is_variable(name: &str) -> bool {
-    !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// A Kubernetes quantity, `apimachinery`'s grammar.
@@ -152,19 +196,32 @@ fn is_quantity(text: &str) -> bool {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
     let number_ok = number.chars().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1;
-    let exponent_ok = suffix
-        .strip_prefix(['e', 'E'])
-        .is_some_and(|exponent| exponent.parse::<i8>().is_ok());
-    number_ok && (exponent_ok || ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].contains(&suffix))
+    let exponent_ok = suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| exponent.parse::<i8>().is_ok());
+    number_ok
+        && (exponent_ok
+            || ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
+                .contains(&suffix))
 }
 
 /// Protections that a later version runs: refused, because passing them over would leave them open.
-pub(super) fn not_yet(rate_limiting: Option<&RateLimiting>, webhooks: Option<&str>, findings: &mut Findings<'_>) {
+pub(super) fn not_yet(
+    rate_limiting: Option<&RateLimiting>,
+    webhooks: Option<&str>,
+    findings: &mut Findings<'_>,
+) {
     if rate_limiting.is_some() {
-        findings.error("spec.rateLimiting", NOT_SUPPORTED, "This version does not limit calls yet, and does not pass a limit over in silence. Remove it.");
+        findings.error(
+            "spec.rateLimiting",
+            NOT_SUPPORTED,
+            "This version does not limit calls yet, and does not pass a limit over in silence. Remove it.",
+        );
     }
     if webhooks.is_some() {
-        findings.error("spec.webhookConfigRef", NOT_SUPPORTED, "This version does not call webhooks yet, and does not pass them over in silence. Remove it.");
+        findings.error(
+            "spec.webhookConfigRef",
+            NOT_SUPPORTED,
+            "This version does not call webhooks yet, and does not pass them over in silence. Remove it.",
+        );
     }
 }
 
@@ -177,9 +234,17 @@ pub(super) fn telemetry(
 ) -> Option<TelemetryConfig> {
     if reference.is_some() {
         if embedded.is_some() {
-            findings.error("spec.telemetryConfigRef", CONFLICTING_FIELDS, "`telemetry` and `telemetryConfigRef` are both given. Keep one.");
+            findings.error(
+                "spec.telemetryConfigRef",
+                CONFLICTING_FIELDS,
+                "`telemetry` and `telemetryConfigRef` are both given. Keep one.",
+            );
         }
-        findings.warning("spec.telemetryConfigRef", NOT_YET_RUNNABLE, "This version does not read MCPTelemetryConfig yet; metrics are served as without it.");
+        findings.warning(
+            "spec.telemetryConfigRef",
+            NOT_YET_RUNNABLE,
+            "This version does not read MCPTelemetryConfig yet; metrics are served as without it.",
+        );
     }
     let embedded = embedded?;
     let prometheus = embedded.prometheus.as_ref().and_then(|part| part.enabled).unwrap_or(false);
@@ -194,27 +259,44 @@ pub(super) fn telemetry(
     };
     if let Some(otel) = otel {
         let at = "spec.telemetry.openTelemetry";
-        findings.warning(at, NOT_YET_RUNNABLE, "This version does not send traces or metrics over OTLP yet; Prometheus metrics are served.");
+        findings.warning(
+            at,
+            NOT_YET_RUNNABLE,
+            "This version does not send traces or metrics over OTLP yet; Prometheus metrics are served.",
+        );
         let endpoint = otel.endpoint.unwrap_or_default();
         config.endpoint = endpoint.trim_start_matches("https://").trim_start_matches("http://").to_owned();
-        config.service_name = otel.service_name.filter(|name| !name.is_empty()).unwrap_or(config.service_name);
+        config.service_name =
+            otel.service_name.filter(|name| !name.is_empty()).unwrap_or(config.service_name);
         config.insecure = otel.insecure.unwrap_or(false);
         config.metrics_enabled = otel.metrics.and_then(|part| part.enabled).unwrap_or(false);
         let tracing = otel.tracing.unwrap_or_default();
         config.tracing_enabled = tracing.enabled.unwrap_or(false);
         config.sampling_rate = tracing.sampling_rate.unwrap_or_else(|| "0.05".to_owned());
         if config.sampling_rate.parse::<f64>().map_or(true, |rate| !(0.0..=1.0).contains(&rate)) {
-            findings.error(format!("{at}.tracing.samplingRate"), INVALID_FIELD, "The sampling rate is a number from 0 to 1, in quotes.");
+            findings.error(
+                format!("{at}.tracing.samplingRate"),
+                INVALID_FIELD,
+                "The sampling rate is a number from 0 to 1, in quotes.",
+            );
         }
         if !config.endpoint.is_empty() && !config.metrics_enabled && !config.tracing_enabled {
-            findings.error(at, INVALID_FIELD, "An endpoint is given, but neither `metrics` nor `tracing` is enabled.");
+            findings.error(
+                at,
+                INVALID_FIELD,
+                "An endpoint is given, but neither `metrics` nor `tracing` is enabled.",
+            );
         }
         for (index, header) in otel.headers.unwrap_or_default().into_iter().enumerate() {
             match header.split_once('=') {
                 Some((key, value)) => {
                     config.headers.insert(key.to_owned(), value.to_owned());
                 }
-                None => findings.error(format!("{at}.headers[{index}]"), INVALID_FIELD, "A header is written as `name=value`."),
+                None => findings.error(
+                    format!("{at}.headers[{index}]"),
+                    INVALID_FIELD,
+                    "A header is written as `name=value`.",
+                ),
             }
         }
     }
@@ -222,17 +304,30 @@ pub(super) fn telemetry(
 }
 
 /// The session store, and the password's variable.
-pub(super) fn sessions(storage: Option<&SessionStorage>, findings: &mut Findings<'_>) -> (Option<Value>, Option<EnvSource>) {
-    let Some(storage) = storage.filter(|storage| storage.provider == SessionProvider::Redis) else { return (None, None) };
+pub(super) fn sessions(
+    storage: Option<&SessionStorage>,
+    findings: &mut Findings<'_>,
+) -> (Option<Value>, Option<EnvSource>) {
+    let Some(storage) = storage.filter(|storage| storage.provider == SessionProvider::Redis) else {
+        return (None, None);
+    };
     let at = "spec.sessionStorage";
     let Some(address) = storage.address.as_deref().filter(|address| !address.is_empty()) else {
         findings.error(format!("{at}.address"), INVALID_FIELD, "The address of Redis is missing.");
         return (None, None);
     };
-    findings.warning(at, NOT_YET_RUNNABLE, "This version keeps no sessions in Redis yet; it is planned, and has no effect.");
+    findings.warning(
+        at,
+        NOT_YET_RUNNABLE,
+        "This version keeps no sessions in Redis yet; it is planned, and has no effect.",
+    );
     let env = storage.password_ref.as_ref().map(|secret| {
         findings.secret(&format!("{at}.passwordRef"), "SecretNotFound", &secret.name, &secret.key);
-        EnvSource { name: "THV_SESSION_REDIS_PASSWORD".to_owned(), secret: secret.name.clone(), key: secret.key.clone() }
+        EnvSource {
+            name: "THV_SESSION_REDIS_PASSWORD".to_owned(),
+            secret: secret.name.clone(),
+            key: secret.key.clone(),
+        }
     });
     let redis = json!({
         "address": address,
@@ -283,9 +378,18 @@ impl Protection {
 }
 
 /// Policies without identities can only judge everybody alike.
-pub(super) fn policies_need_identities(authorization: Option<&Authorization>, authentication: bool, anonymous: bool, findings: &mut Findings<'_>) {
+pub(super) fn policies_need_identities(
+    authorization: Option<&Authorization>,
+    authentication: bool,
+    anonymous: bool,
+    findings: &mut Findings<'_>,
+) {
     if authorization.is_some() && !authentication && !anonymous {
-        findings.warning("spec.authzConfig", "PoliciesWithoutIdentity", "There is no incoming auth, so policies see everybody as the same anonymous caller.");
+        findings.warning(
+            "spec.authzConfig",
+            "PoliciesWithoutIdentity",
+            "There is no incoming auth, so policies see everybody as the same anonymous caller.",
+        );
     }
 }
 
@@ -293,9 +397,18 @@ pub(super) fn policies_need_identities(authorization: Option<&Authorization>, au
 pub(super) fn allowed_hosts(hosts: &[String], findings: &mut Findings<'_>) {
     for (index, host) in hosts.iter().enumerate() {
         let url = url::Url::parse(&format!("http://{host}/"));
-        let bare = url.is_ok_and(|url| url.path() == "/" && url.username().is_empty() && url.password().is_none() && url.query().is_none());
+        let bare = url.is_ok_and(|url| {
+            url.path() == "/"
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+        });
         if !bare || host.contains(['/', '?', '#', '@', '*']) {
-            findings.error(format!("spec.allowedHosts[{index}]"), INVALID_FIELD, format!("`{}` is not a host name, with or without a port.", host.escape_debug()));
+            findings.error(
+                format!("spec.allowedHosts[{index}]"),
+                INVALID_FIELD,
+                format!("`{}` is not a host name, with or without a port.", host.escape_debug()),
+            );
         }
     }
 }
@@ -307,7 +420,9 @@ pub(super) fn required_auth(world: &World) -> Option<&'static str> {
 
 /// `endpointPrefix` is a path.
 pub(super) fn endpoint_prefix(prefix: &str, findings: &mut Findings<'_>) {
-    if !prefix.is_empty() && (!prefix.starts_with('/') || prefix.contains(['?', '#', ' ']) || prefix.contains("..")) {
+    if !prefix.is_empty()
+        && (!prefix.starts_with('/') || prefix.contains(['?', '#', ' ']) || prefix.contains(".."))
+    {
         findings.error("spec.endpointPrefix", INVALID_FIELD, "The prefix is a path that begins with `/`.");
     }
 }

@@ -2,6 +2,9 @@
 
 pub(crate) mod check;
 pub(crate) mod crds;
+pub(crate) mod proxy;
 pub(crate) mod render;
 pub(crate) mod report;
 pub(crate) mod schema;
+pub(crate) mod token;
+pub(crate) mod up;

@@ -62,7 +62,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         ));
     }
     complain(&complaints)?;
-    let objects: Vec<&Value> = planned.iter().filter_map(|object| object.planned.plan.as_ref()).flat_map(|plan| &plan.objects).collect();
+    let objects: Vec<&Value> = planned
+        .iter()
+        .filter_map(|object| object.planned.plan.as_ref())
+        .flat_map(|plan| &plan.objects)
+        .collect();
     match args.output {
         Format::Yaml => print(&to_yaml_documents(objects))?,
         Format::Json => {

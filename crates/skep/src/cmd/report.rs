@@ -103,8 +103,19 @@ impl Report {
 
     /// `3 objects: 1 error, 2 warnings`.
     pub(crate) fn summary(&self) -> String {
-        let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
-        format!("{}: {}, {}", count(self.objects, "object"), count(self.errors, "error"), count(self.warnings, "warning"))
+        let count =
+            |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+        format!(
+            "{}: {}, {}",
+            count(self.objects, "object"),
+            count(self.errors, "error"),
+            count(self.warnings, "warning")
+        )
+    }
+
+    /// True when something is an error.
+    pub(crate) fn has_errors(&self) -> bool {
+        self.errors > 0
     }
 
     /// 3 when there are errors, else 0.

@@ -25,7 +25,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let found = if args.name == "runconfig" {
         schemars::schema_for!(RunConfig).to_value()
-    } else if let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(&args.name)) {
+    } else if let Some(kind) =
+        Kind::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(&args.name))
+    {
         of_kind(kind)
     } else {
         let kinds: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();

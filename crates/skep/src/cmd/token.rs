@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 
@@ -12,7 +13,7 @@ use crate::demo::socket::{TokenRequest, ask, check_folder, default_path};
 /// There is no password: whoever can read the files of the user who started `skep up` can have a token.
 /// No network listener gives these tokens out.
 #[derive(Debug, clap::Args)]
-pub(crate) struct TokenArgs {
+pub(crate) struct Args {
     /// A user of the demo (examples/quickstart/users.yaml: alice may everything, bob less).
     #[arg(long, value_name = "NAME")]
     pub(crate) user: String,
@@ -28,7 +29,7 @@ pub(crate) struct TokenArgs {
 ///
 /// # Errors
 /// When no `skep up` runs or the user is unknown.
-pub(crate) fn run(args: TokenArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let socket = match args.socket {
         Some(path) => path,
         None => {
@@ -41,5 +42,6 @@ pub(crate) fn run(args: TokenArgs) -> anyhow::Result<()> {
         }
     };
     let token = ask(&socket, &TokenRequest { user: args.user, audience: args.audience })?;
-    writeln!(std::io::stdout().lock(), "{}", token.expose()).context("can't write the token")
+    writeln!(std::io::stdout().lock(), "{}", token.expose()).context("can't write the token")?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -39,7 +39,8 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, LoadError> {
             found.push(PathBuf::from(STDIN));
             continue;
         }
-        let metadata = std::fs::metadata(path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
+        let metadata =
+            std::fs::metadata(path).map_err(|source| LoadError::Read { path: path.clone(), source })?;
         if metadata.is_dir() {
             let before = found.len();
             folder(path, 0, &mut found, &mut seen)?;
@@ -53,7 +54,12 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, LoadError> {
     Ok(found)
 }
 
-fn folder(path: &Path, depth: usize, found: &mut Vec<PathBuf>, seen: &mut BTreeSet<PathBuf>) -> Result<(), LoadError> {
+fn folder(
+    path: &Path,
+    depth: usize,
+    found: &mut Vec<PathBuf>,
+    seen: &mut BTreeSet<PathBuf>,
+) -> Result<(), LoadError> {
     if depth > MAX_DEPTH {
         return Err(LoadError::Depth { path: path.to_owned() });
     }

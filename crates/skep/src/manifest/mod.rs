@@ -66,21 +66,25 @@ pub(crate) fn load(paths: &[PathBuf]) -> Result<Manifests, LoadError> {
     Ok(manifests)
 }
 
+/// Reads text that is in no file; `place` is for messages.
+pub(crate) fn read_text(place: &Path, text: &str) -> Manifests {
+    let mut manifests = Manifests::default();
+    read::text(&mut manifests, place, text);
+    manifests
+}
+
 impl Manifests {
     /// The value of a key of a Secret.
-    #[expect(dead_code, reason = "`skep up` fills environment variables with it")]
     pub(crate) fn secret_value(&self, namespace: &str, name: &str, key: &str) -> Option<Secret> {
         self.secrets.get(&(namespace.to_owned(), name.to_owned()))?.get(key).cloned()
     }
 
     /// The content of a key of a ConfigMap.
-    #[expect(dead_code, reason = "`skep up` writes mounted files with it")]
     pub(crate) fn config_map_value(&self, namespace: &str, name: &str, key: &str) -> Option<&str> {
         self.config_maps.get(&(namespace.to_owned(), name.to_owned()))?.get(key).map(String::as_str)
     }
 
     /// The paths that were given: a change below them may change the plan. Standard input is not among them.
-    #[expect(dead_code, reason = "`skep up` watches them")]
     pub(crate) fn watched_paths(&self) -> Vec<PathBuf> {
         self.watched.iter().cloned().collect()
     }

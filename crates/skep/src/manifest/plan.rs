@@ -23,7 +23,6 @@ impl PlanOptions {
     }
 
     /// For `up`: here, on loopback, and the given files are all there is.
-    #[expect(dead_code, reason = "`skep up` plans with it")]
     pub(crate) fn local(require_auth: bool) -> Self {
         Self {
             settings: Settings {
@@ -60,7 +59,8 @@ impl PlannedObject {
 impl Manifests {
     /// Plans every object, in the order in which they were read.
     pub(crate) fn plan_all(&self, options: &PlanOptions) -> Vec<PlannedObject> {
-        let namespaces: BTreeSet<&str> = self.objects.iter().map(|located| located.object.metadata.namespace.as_str()).collect();
+        let namespaces: BTreeSet<&str> =
+            self.objects.iter().map(|located| located.object.metadata.namespace.as_str()).collect();
         let worlds: BTreeMap<&str, World> =
             namespaces.into_iter().map(|namespace| (namespace, self.world(namespace, options))).collect();
         let mut planned = Vec::new();

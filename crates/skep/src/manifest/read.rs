@@ -21,7 +21,13 @@ pub(super) fn text(manifests: &mut Manifests, file: &Path, text: &str) {
                 object(manifests, file, value, lines);
             }
         }
-        Err(error) => manifests.remark(file, error.line, Some(Severity::Error), "InvalidYAML", format!("{}.", error.message)),
+        Err(error) => manifests.remark(
+            file,
+            error.line,
+            Some(Severity::Error),
+            "InvalidYAML",
+            format!("{}.", error.message),
+        ),
     }
 }
 
@@ -33,7 +39,13 @@ fn object(manifests: &mut Manifests, file: &Path, value: Value, lines: Lines) {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if !value.is_object() || api_version.is_empty() || kind.is_empty() {
-        manifests.remark(file, line, Some(Severity::Error), "NotAnObject", "This is not a Kubernetes object: it needs `apiVersion` and `kind`.".to_owned());
+        manifests.remark(
+            file,
+            line,
+            Some(Severity::Error),
+            "NotAnObject",
+            "This is not a Kubernetes object: it needs `apiVersion` and `kind`.".to_owned(),
+        );
         return;
     }
     if kind.ends_with("List") && value.get("items").is_some_and(Value::is_array) {
@@ -50,8 +62,16 @@ fn object(manifests: &mut Manifests, file: &Path, value: Value, lines: Lines) {
             let (_, name) = identity(&value);
             manifests.namespaces.entry(name).or_default().extend(strings(&value, "/metadata/labels"));
         }
-        _ if api_version == GROUP || api_version.starts_with(&format!("{GROUP}/")) => manifests.ours(file, lines, &value),
-        _ => manifests.remark(file, line, None, "PassedOver", format!("{kind} ({api_version}) is not a kind of ours and was passed over.")),
+        _ if api_version == GROUP || api_version.starts_with(&format!("{GROUP}/")) => {
+            manifests.ours(file, lines, &value)
+        }
+        _ => manifests.remark(
+            file,
+            line,
+            None,
+            "PassedOver",
+            format!("{kind} ({api_version}) is not a kind of ours and was passed over."),
+        ),
     }
 }
 
@@ -68,7 +88,11 @@ impl Manifests {
                 if let Some(first) = self.objects.iter().find(same) {
                     let message = format!(
                         "The {} `{}` of the namespace `{}` is in {} already (line {}). Keep one.",
-                        object.kind, metadata.name, metadata.namespace, first.file.display(), first.lines.line("")
+                        object.kind,
+                        metadata.name,
+                        metadata.namespace,
+                        first.file.display(),
+                        first.lines.line("")
                     );
                     self.remark(file, lines.line(""), Some(Severity::Error), "DuplicateObject", message);
                     return;
@@ -76,40 +100,82 @@ impl Manifests {
                 self.objects.push(Located { object, file: file.to_owned(), lines });
             }
             Err(ObjectError::Kind(kind)) if LATER_KINDS.contains(&kind.0.as_str()) => {
-                self.remark(file, lines.line("kind"), None, "PassedOver", format!("{} is not planned by this version yet and was passed over.", kind.0));
+                self.remark(
+                    file,
+                    lines.line("kind"),
+                    None,
+                    "PassedOver",
+                    format!("{} is not planned by this version yet and was passed over.", kind.0),
+                );
             }
-            Err(error) => self.remark(file, lines.line("kind"), Some(Severity::Error), "UnknownKind", format!("{error}.")),
+            Err(error) => self.remark(
+                file,
+                lines.line("kind"),
+                Some(Severity::Error),
+                "UnknownKind",
+                format!("{error}."),
+            ),
         }
     }
 
     fn config_map(&mut self, file: &Path, lines: &Lines, value: &Value) {
         let data = strings(value, "/data");
         if self.config_maps.insert(identity(value), data).is_some() {
-            self.remark(file, lines.line(""), Some(Severity::Error), "DuplicateObject", "This ConfigMap is here twice. Keep one.".to_owned());
+            self.remark(
+                file,
+                lines.line(""),
+                Some(Severity::Error),
+                "DuplicateObject",
+                "This ConfigMap is here twice. Keep one.".to_owned(),
+            );
         }
     }
 
     fn secret(&mut self, file: &Path, lines: &Lines, value: &Value) {
         let mut data = BTreeMap::new();
         for (key, text) in strings(value, "/data") {
-            let decoded = STANDARD.decode(text.split_whitespace().collect::<String>()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+            let decoded = STANDARD
+                .decode(text.split_whitespace().collect::<String>())
+                .ok()
+                .and_then(|bytes| String::from_utf8(bytes).ok());
             match decoded {
                 Some(text) => {
                     data.insert(key, Secret::new(text));
                 }
                 None => {
                     let line = lines.line(&format!("data.{key}"));
-                    self.remark(file, line, Some(Severity::Error), "InvalidSecret", format!("`data.{key}` is not base64 of UTF-8 text; plain text goes into `stringData`."));
+                    self.remark(
+                        file,
+                        line,
+                        Some(Severity::Error),
+                        "InvalidSecret",
+                        format!(
+                            "`data.{key}` is not base64 of UTF-8 text; plain text goes into `stringData`."
+                        ),
+                    );
                 }
             }
         }
         data.extend(strings(value, "/stringData").into_iter().map(|(key, text)| (key, Secret::new(text))));
         if self.secrets.insert(identity(value), data).is_some() {
-            self.remark(file, lines.line(""), Some(Severity::Error), "DuplicateObject", "This Secret is here twice. Keep one.".to_owned());
+            self.remark(
+                file,
+                lines.line(""),
+                Some(Severity::Error),
+                "DuplicateObject",
+                "This Secret is here twice. Keep one.".to_owned(),
+            );
         }
     }
 
-    fn remark(&mut self, file: &Path, line: usize, severity: Option<Severity>, reason: &'static str, message: String) {
+    fn remark(
+        &mut self,
+        file: &Path,
+        line: usize,
+        severity: Option<Severity>,
+        reason: &'static str,
+        message: String,
+    ) {
         self.remarks.push(Remark { file: file.to_owned(), line, severity, reason, message });
     }
 }
@@ -154,7 +220,9 @@ mod tests {
 
     #[test]
     fn secrets_are_decoded_and_do_not_show() {
-        let manifests = read("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: aHVudGVyMg==, b: '***'}\nstringData: {c: plain}\n");
+        let manifests = read(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: aHVudGVyMg==, b: '***'}\nstringData: {c: plain}\n",
+        );
         let secret = &manifests.secrets[&("default".to_owned(), "s".to_owned())];
         assert_eq!(secret["a"].expose(), "hunter2");
         assert_eq!(secret["c"].expose(), "plain");
@@ -164,7 +232,8 @@ mod tests {
 
     #[test]
     fn a_second_object_of_the_same_name_is_an_error() {
-        let one = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPToolConfig\nmetadata: {name: t}\nspec: {}\n";
+        let one =
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPToolConfig\nmetadata: {name: t}\nspec: {}\n";
         let manifests = read(&format!("{one}---\n{one}"));
         assert_eq!(manifests.remarks[0].reason, "DuplicateObject");
         assert_eq!(manifests.objects.len(), 1);

@@ -17,11 +17,13 @@ pub(super) fn objects(owner: &Owner<'_>, spec: &Server, workload: &Workload) -> 
     let name = owner.name;
     let mut labels = container_labels(name, spec);
     labels.insert("app".to_owned(), name.to_owned());
-    let selector = BTreeMap::from([("app".to_owned(), name.to_owned()), ("toolhive".to_owned(), "true".to_owned())]);
+    let selector =
+        BTreeMap::from([("app".to_owned(), name.to_owned()), ("toolhive".to_owned(), "true".to_owned())]);
     let mut made = Vec::new();
     if spec.transport != Transport::Stdio {
         let port = spec.mcp_port;
-        let ports = json!([{"name": format!("port-{port}"), "port": port, "targetPort": port, "protocol": "TCP"}]);
+        let ports =
+            json!([{"name": format!("port-{port}"), "port": port, "targetPort": port, "protocol": "TCP"}]);
         let none = BTreeMap::new();
         // `serviceName` of the StatefulSet is NAME, so pods get their DNS names from a Service of that name.
         for headless in [names::backend_headless_service(name), name.to_owned()] {
@@ -62,7 +64,12 @@ pub(super) fn objects(owner: &Owner<'_>, spec: &Server, workload: &Workload) -> 
 }
 
 /// Platform defaults, then the manifest's template over them, then what the MCP server has to have.
-fn template(owner: &Owner<'_>, spec: &Server, workload: &Workload, labels: &BTreeMap<String, String>) -> Value {
+fn template(
+    owner: &Owner<'_>,
+    spec: &Server,
+    workload: &Workload,
+    labels: &BTreeMap<String, String>,
+) -> Value {
     let account = spec.service_account.clone().unwrap_or_else(|| names::backend_account(owner.name));
     let mut template = json!({
         "metadata": {},

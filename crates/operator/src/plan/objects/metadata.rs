@@ -18,7 +18,12 @@ impl<'a> Owner<'a> {
     }
 
     /// Metadata of an object that is made. The owner reference needs a uid, which only the API server gives.
-    pub(super) fn metadata(&self, name: &str, labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>) -> Value {
+    pub(super) fn metadata(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
+    ) -> Value {
         let mut metadata = Map::new();
         metadata.insert("name".to_owned(), name.into());
         metadata.insert("namespace".to_owned(), self.namespace.into());
@@ -46,7 +51,10 @@ impl<'a> Owner<'a> {
 }
 
 /// `base` and, where it says nothing, `more`: the operator's own labels and annotations win.
-pub(super) fn merged(base: &BTreeMap<String, String>, more: Option<&BTreeMap<String, String>>) -> BTreeMap<String, String> {
+pub(super) fn merged(
+    base: &BTreeMap<String, String>,
+    more: Option<&BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
     let mut merged = more.cloned().unwrap_or_default();
     merged.extend(base.iter().map(|(key, value)| (key.clone(), value.clone())));
     merged

@@ -9,9 +9,9 @@ mod rbac;
 mod service;
 
 use serde_json::Value;
+use skep_api::crd::Object;
 use skep_api::crd::remote_proxy::RemoteProxy;
 use skep_api::crd::server::Server;
-use skep_api::crd::{Kind, Object};
 use skep_api::names;
 use skep_api::runconfig::Transport;
 
@@ -60,8 +60,17 @@ pub(super) fn remote_proxy(
     made.extend(authorization.and_then(|authorization| config_map::inline_authz(&owner, authorization)));
     made.push(pod.deployment());
     let service_name = names::remote_proxy_service(name);
-    made.push(service::proxy(&owner, &service_name, &labels, spec.port, spec.session_affinity, &spec.resource_overrides));
-    made.extend(spec.replicas.filter(|count| *count > 1).map(|_| service::disruption_budget(&owner, &labels)));
+    made.push(service::proxy(
+        &owner,
+        &service_name,
+        &labels,
+        spec.port,
+        spec.session_affinity,
+        &spec.resource_overrides,
+    ));
+    made.extend(
+        spec.replicas.filter(|count| *count > 1).map(|_| service::disruption_budget(&owner, &labels)),
+    );
     if spec.network_policy.enabled.unwrap_or(false) {
         made.push(network::policy(&owner, &labels, spec, workload, findings));
     }
@@ -81,7 +90,11 @@ pub(super) fn server(
     let labels = names::workload_labels("mcpserver", name);
     let account = names::server_runner(name);
     let (run_config, checksum) = config_map::run_config(&owner, "mcp-server", &workload.run_config);
-    let replicas = if spec.transport == Transport::Stdio { spec.replicas.map(|count| count.min(1)) } else { spec.replicas };
+    let replicas = if spec.transport == Transport::Stdio {
+        spec.replicas.map(|count| count.min(1))
+    } else {
+        spec.replicas
+    };
     let pod = ProxyPod {
         owner: &owner,
         labels: &labels,
@@ -99,7 +112,8 @@ pub(super) fn server(
         checksum: &checksum,
         template: None,
     };
-    let mut made = rbac::server_proxy(&owner, &account, &labels, &pod.pull_secrets(), workload, authorization, spec);
+    let mut made =
+        rbac::server_proxy(&owner, &account, &labels, &pod.pull_secrets(), workload, authorization, spec);
     if spec.service_account.is_none() {
         made.push(rbac::account(&owner, &names::backend_account(name), &labels, &pod.pull_secrets()));
     }
@@ -108,9 +122,15 @@ pub(super) fn server(
     made.extend(backend::objects(&owner, spec, workload));
     made.push(pod.deployment());
     let service_name = names::server_service(name);
-    made.push(service::proxy(&owner, &service_name, &labels, spec.port, spec.session_affinity, &spec.resource_overrides));
+    made.push(service::proxy(
+        &owner,
+        &service_name,
+        &labels,
+        spec.port,
+        spec.session_affinity,
+        &spec.resource_overrides,
+    ));
     made.extend(replicas.filter(|count| *count > 1).map(|_| service::disruption_budget(&owner, &labels)));
     made.extend(network::backend(&owner, &labels, spec));
-    debug_assert_eq!(object.kind, Kind::MCPServer);
     made
 }

@@ -47,7 +47,11 @@ impl Egress {
 
     fn name(&mut self, name: &str, port: u16, private: bool) {
         self.names.insert(name.to_owned());
-        if private { self.anywhere.insert(port) } else { self.public.insert(port) };
+        if private {
+            self.anywhere.insert(port)
+        } else {
+            self.public.insert(port)
+        };
     }
 
     fn network(&mut self, address: IpAddr, port: u16) {
@@ -56,7 +60,8 @@ impl Egress {
     }
 
     fn rules(&self) -> Vec<Value> {
-        let mut rules = vec![json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]})];
+        let mut rules =
+            vec![json!({"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]})];
         for (ports, v4, v6) in [
             (&self.public, PRIVATE_V4.as_slice(), PRIVATE_V6.as_slice()),
             (&self.anywhere, NEVER_V4.as_slice(), NEVER_V6.as_slice()),
@@ -99,12 +104,24 @@ pub(super) fn policy(
     if let Some(exchange) = &config.token_exchange_config {
         egress.url(&exchange.token_url, true);
     }
-    if let Some(address) = config.scaling_config.as_ref().and_then(|scaling| scaling.session_redis.as_ref()).and_then(|redis| redis.get("address")).and_then(Value::as_str) {
+    if let Some(address) = config
+        .scaling_config
+        .as_ref()
+        .and_then(|scaling| scaling.session_redis.as_ref())
+        .and_then(|redis| redis.get("address"))
+        .and_then(Value::as_str)
+    {
         egress.url(&format!("redis://{address}"), true);
     }
     for (index, allowed) in spec.network_policy.allowed_egress.iter().flatten().enumerate() {
         let path = format!("spec.networkPolicy.allowedEgress[{index}]");
-        let ports: BTreeSet<u16> = allowed.ports.clone().filter(|ports| !ports.is_empty()).unwrap_or_else(|| vec![443]).into_iter().collect();
+        let ports: BTreeSet<u16> = allowed
+            .ports
+            .clone()
+            .filter(|ports| !ports.is_empty())
+            .unwrap_or_else(|| vec![443])
+            .into_iter()
+            .collect();
         match (&allowed.host, &allowed.cidr) {
             (Some(host), None) => {
                 for port in ports {
@@ -114,11 +131,21 @@ pub(super) fn policy(
                     }
                 }
             }
-            (None, Some(cidr)) if is_cidr(cidr) => egress.networks.entry(cidr.clone()).or_default().extend(ports),
-            (None, Some(cidr)) => {
-                findings.error(format!("{path}.cidr"), skep_api::crd::parse::INVALID_FIELD, format!("`{}` is not a network such as `10.0.0.0/8`.", cidr.escape_debug()));
+            (None, Some(cidr)) if is_cidr(cidr) => {
+                egress.networks.entry(cidr.clone()).or_default().extend(ports)
             }
-            _ => findings.error(path, skep_api::crd::parse::INVALID_FIELD, "Give exactly one of `host` and `cidr`."),
+            (None, Some(cidr)) => {
+                findings.error(
+                    format!("{path}.cidr"),
+                    skep_api::crd::parse::INVALID_FIELD,
+                    format!("`{}` is not a network such as `10.0.0.0/8`.", cidr.escape_debug()),
+                );
+            }
+            _ => findings.error(
+                path,
+                skep_api::crd::parse::INVALID_FIELD,
+                "Give exactly one of `host` and `cidr`.",
+            ),
         }
     }
     if !egress.names.is_empty() {
@@ -126,7 +153,10 @@ pub(super) fn policy(
         findings.warning(
             "spec.networkPolicy",
             "NetworkPolicyApproximate",
-            format!("Kubernetes' NetworkPolicy knows no host names, so {} became all addresses on the same port.", names.join(", ")),
+            format!(
+                "Kubernetes' NetworkPolicy knows no host names, so {} became all addresses on the same port.",
+                names.join(", ")
+            ),
         );
     }
     json!({
@@ -145,10 +175,9 @@ pub(super) fn policy(
 /// The NetworkPolicy of an MCP server's backend: only its own proxy comes in, and with the profile
 /// `none` nothing goes out.
 pub(super) fn backend(owner: &Owner<'_>, proxy: &BTreeMap<String, String>, spec: &Server) -> Option<Value> {
-    let closed = spec
-        .permission_profile
-        .as_ref()
-        .is_some_and(|profile| profile.kind.unwrap_or_default() == PermissionSource::Builtin && profile.name == "none");
+    let closed = spec.permission_profile.as_ref().is_some_and(|profile| {
+        profile.kind.unwrap_or_default() == PermissionSource::Builtin && profile.name == "none"
+    });
     let mut types = vec!["Ingress"];
     let mut policy = json!({
         "podSelector": {"matchLabels": {"app": owner.name, "toolhive": "true"}},

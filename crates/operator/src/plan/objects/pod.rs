@@ -36,7 +36,8 @@ pub(super) struct ProxyPod<'a> {
 impl ProxyPod<'_> {
     /// Pull secrets of the manifest and of the operator, each once.
     pub(super) fn pull_secrets(&self) -> Vec<Value> {
-        let own = self.overrides.proxy_deployment.iter().flat_map(|part| part.image_pull_secrets.iter().flatten());
+        let own =
+            self.overrides.proxy_deployment.iter().flat_map(|part| part.image_pull_secrets.iter().flatten());
         let mut seen = BTreeSet::new();
         own.map(|secret| secret.name.clone())
             .chain(self.settings.image_pull_secrets.iter().cloned())
@@ -69,7 +70,11 @@ impl ProxyPod<'_> {
     }
 
     fn pod_template(&self) -> Value {
-        let overrides = self.overrides.proxy_deployment.as_ref().and_then(|part| part.pod_template_metadata_overrides.as_ref());
+        let overrides = self
+            .overrides
+            .proxy_deployment
+            .as_ref()
+            .and_then(|part| part.pod_template_metadata_overrides.as_ref());
         let labels = merged(self.labels, overrides.and_then(|part| part.labels.as_ref()));
         let mut own = BTreeMap::from([(names::RUNCONFIG_CHECKSUM.to_owned(), self.checksum.to_owned())]);
         if let Some(generation) = self.generation {
@@ -124,7 +129,10 @@ impl ProxyPod<'_> {
         container.insert("image".to_owned(), self.settings.runner_image.clone().into());
         container.insert("command".to_owned(), json!(["skep", "proxy"]));
         container.insert("args".to_owned(), json!(self.args));
-        container.insert("ports".to_owned(), json!([{"name": "http", "containerPort": config.port, "protocol": "TCP"}]));
+        container.insert(
+            "ports".to_owned(),
+            json!([{"name": "http", "containerPort": config.port, "protocol": "TCP"}]),
+        );
         container.insert("env".to_owned(), self.env().into());
         if let Some(resources) = resources(self.resources) {
             container.insert("resources".to_owned(), resources);
@@ -151,12 +159,11 @@ impl ProxyPod<'_> {
     /// generation, and the defaults for what nobody has set.
     fn env(&self) -> Vec<Value> {
         let mut env = Vec::new();
-        let from_secret = |source: &super::super::EnvSource| {
-            json!({"name": source.name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}})
-        };
+        let from_secret = |source: &super::super::EnvSource| json!({"name": source.name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}});
         let late = "THV_SESSION_REDIS_PASSWORD";
         env.extend(self.workload.env.iter().filter(|source| source.name != late).map(from_secret));
-        let mut taken: BTreeSet<String> = self.workload.env.iter().map(|source| source.name.clone()).collect();
+        let mut taken: BTreeSet<String> =
+            self.workload.env.iter().map(|source| source.name.clone()).collect();
         for variable in self.overrides.proxy_deployment.iter().flat_map(|part| part.env.iter().flatten()) {
             if taken.insert(variable.name.clone()) {
                 env.push(json!({"name": variable.name, "value": variable.value}));
@@ -203,7 +210,9 @@ impl ProxyPod<'_> {
             }
             mounts.push(mount);
         }
-        if let Some((name, key)) = self.authorization.and_then(|authorization| authorization.config_map.as_ref()) {
+        if let Some((name, key)) =
+            self.authorization.and_then(|authorization| authorization.config_map.as_ref())
+        {
             volumes.push(json!({
                 "name": "authz-config",
                 "configMap": {"name": name, "items": [{"key": key, "path": AUTHZ_FILE}]},

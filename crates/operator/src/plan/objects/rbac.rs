@@ -13,7 +13,12 @@ use super::metadata::Owner;
 
 /// A ServiceAccount. Without pull secrets of ours it says nothing about them, so that what a platform
 /// adds stays.
-pub(super) fn account(owner: &Owner<'_>, name: &str, labels: &BTreeMap<String, String>, pull: &[Value]) -> Value {
+pub(super) fn account(
+    owner: &Owner<'_>,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    pull: &[Value],
+) -> Value {
     let mut account = json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -57,15 +62,23 @@ pub(super) fn server_proxy(
     let own = BTreeSet::from([owner.name.to_owned()]);
     let mut rules = vec![get("", "configmaps", &config_maps), get("apps", "statefulsets", &own)];
     if spec.transport == Transport::Stdio {
-        let pods: Vec<String> =
-            (0..spec.backend_replicas.unwrap_or(1).max(1)).map(|index| format!("{}-{index}", owner.name)).collect();
-        rules.push(json!({"apiGroups": [""], "resources": ["pods"], "resourceNames": pods, "verbs": ["get"]}));
+        let pods: Vec<String> = (0..spec.backend_replicas.unwrap_or(1).max(1))
+            .map(|index| format!("{}-{index}", owner.name))
+            .collect();
+        rules
+            .push(json!({"apiGroups": [""], "resources": ["pods"], "resourceNames": pods, "verbs": ["get"]}));
         rules.push(json!({"apiGroups": [""], "resources": ["pods/attach"], "resourceNames": pods, "verbs": ["create", "get"]}));
     }
     bound(owner, name, labels, pull, rules)
 }
 
-fn bound(owner: &Owner<'_>, name: &str, labels: &BTreeMap<String, String>, pull: &[Value], rules: Vec<Value>) -> Vec<Value> {
+fn bound(
+    owner: &Owner<'_>,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    pull: &[Value],
+    rules: Vec<Value>,
+) -> Vec<Value> {
     let none = BTreeMap::new();
     vec![
         account(owner, name, labels, pull),
@@ -89,7 +102,11 @@ fn get(group: &str, resource: &str, names: &BTreeSet<String>) -> Value {
     json!({"apiGroups": [group], "resources": [resource], "resourceNames": names, "verbs": ["get"]})
 }
 
-fn referred(owner: &Owner<'_>, workload: &Workload, authorization: Option<&Authorization>) -> (BTreeSet<String>, BTreeSet<String>) {
+fn referred(
+    owner: &Owner<'_>,
+    workload: &Workload,
+    authorization: Option<&Authorization>,
+) -> (BTreeSet<String>, BTreeSet<String>) {
     let mut config_maps = BTreeSet::from([names::runconfig(owner.name)]);
     let mut secrets: BTreeSet<String> = workload.env.iter().map(|source| source.secret.clone()).collect();
     if let Some((name, _)) = authorization.and_then(|authorization| authorization.config_map.as_ref()) {

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use ask::{AskError, ask};
-pub(crate) use listen::{ListenError, TokenSocket};
+pub(crate) use ask::ask;
+pub(crate) use listen::TokenSocket;
 
 const FILE_NAME: &str = "token.sock";
 

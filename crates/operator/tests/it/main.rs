@@ -1,0 +1,12 @@
+//! The planner over whole manifests.
+
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod objects;
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod results;
+#[cfg(test)]
+mod run_config;

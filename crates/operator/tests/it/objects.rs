@@ -1,0 +1,169 @@
+//! Rendered objects.
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use skep_api::yaml::to_yaml_documents;
+
+use crate::manifests::{files, good, plan};
+
+fn round_trip<T: DeserializeOwned + Serialize>(value: &Value) -> Value {
+    let typed: T = serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value:#}"));
+    serde_json::to_value(typed).unwrap()
+}
+
+#[test]
+fn every_rendered_field_is_one_that_kubernetes_knows() {
+    let mut rendered = 0;
+    for file in files("good") {
+        for (object, planned) in plan(&std::fs::read_to_string(&file).unwrap()) {
+            let plan = planned.plan.unwrap_or_else(|| {
+                panic!("{} {}: {:?}", file.display(), object.metadata.name, planned.problems)
+            });
+            for made in &plan.objects {
+                let back = match made["kind"].as_str().unwrap() {
+                    "Deployment" => round_trip::<Deployment>(made),
+                    "StatefulSet" => round_trip::<StatefulSet>(made),
+                    "Service" => round_trip::<Service>(made),
+                    "ServiceAccount" => round_trip::<ServiceAccount>(made),
+                    "ConfigMap" => round_trip::<ConfigMap>(made),
+                    "Role" => round_trip::<Role>(made),
+                    "RoleBinding" => round_trip::<RoleBinding>(made),
+                    "PodDisruptionBudget" => round_trip::<PodDisruptionBudget>(made),
+                    "NetworkPolicy" => round_trip::<NetworkPolicy>(made),
+                    other => panic!("an object of kind {other} is rendered, and nothing checks it"),
+                };
+                assert_eq!(&back, made, "{}", file.display());
+                rendered += 1;
+            }
+        }
+    }
+    assert!(rendered > 100, "{rendered}");
+}
+
+#[test]
+fn objects_of_some_manifests() {
+    for name in [
+        "remote-pod",
+        "remote-bearer-token",
+        "remote-network-policy",
+        "remote-oidc-config-map",
+        "server-full",
+        "server-secrets-of-one-secret",
+    ] {
+        insta::assert_snapshot!(name, to_yaml_documents(&good(name).plan.unwrap().objects));
+    }
+}
+
+fn of_kind<'v>(objects: &'v [Value], kind: &str) -> &'v Value {
+    objects.iter().find(|object| object["kind"] == kind).unwrap()
+}
+
+#[test]
+fn an_owner_reference_is_there_as_soon_as_the_uid_is_known() {
+    let text = |uid: &str| {
+        format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p{uid}}}\nspec: {{remoteUrl: 'https://a.example.com', authMode: anonymous}}\n"
+        )
+    };
+    let without = plan(&text("")).pop().unwrap().1.plan.unwrap();
+    assert!(without.objects.iter().all(|object| object["metadata"].get("ownerReferences").is_none()));
+    let with = plan(&text(", uid: '1-2-3'")).pop().unwrap().1.plan.unwrap();
+    for object in &with.objects {
+        assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "1-2-3", "{object}");
+        assert_eq!(object["metadata"]["ownerReferences"][0]["controller"], true);
+    }
+}
+
+#[test]
+fn only_what_needs_a_restart_changes_the_pod_template() {
+    let text = |spec: &str| {
+        format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p}}\nspec: {{remoteUrl: 'https://a.example.com', authMode: anonymous, {spec}}}\n"
+        )
+    };
+    let checksums = |spec: &str| {
+        let objects = plan(&text(spec)).pop().unwrap().1.plan.unwrap().objects;
+        let pod = &of_kind(&objects, "Deployment")["spec"]["template"]["metadata"]["annotations"];
+        let map = &of_kind(&objects, "ConfigMap")["metadata"]["annotations"];
+        (
+            pod["toolhive.stacklok.dev/runconfig-checksum"].clone(),
+            map["toolhive.stacklok.dev/content-checksum"].clone(),
+        )
+    };
+    let base = checksums("audit: {enabled: false}");
+    let audited = checksums("audit: {enabled: true}");
+    let moved = checksums("proxyPort: 9090");
+    assert_eq!(base.0, audited.0);
+    assert_ne!(base.1, audited.1);
+    assert_ne!(base.0, moved.0);
+}
+
+#[test]
+fn a_proxy_may_read_exactly_what_it_refers_to() {
+    let objects = good("remote-bearer-token").plan.unwrap().objects;
+    let rules = &of_kind(&objects, "Role")["rules"];
+    assert_eq!(
+        *rules,
+        json!([
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["p-runconfig"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["api"], "verbs": ["get"]},
+        ])
+    );
+}
+
+#[test]
+fn a_service_account_of_the_manifest_brings_its_own_rights() {
+    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {name: p}\nspec: {remoteUrl: 'https://a.example.com', authMode: anonymous, serviceAccount: mine}\n";
+    let objects = plan(text).pop().unwrap().1.plan.unwrap().objects;
+    assert!(
+        !objects
+            .iter()
+            .any(|object| matches!(object["kind"].as_str(), Some("ServiceAccount" | "Role" | "RoleBinding")))
+    );
+    assert_eq!(of_kind(&objects, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"], "mine");
+}
+
+#[test]
+fn nothing_is_mounted_by_sub_path() {
+    for file in files("good") {
+        for (_, planned) in plan(&std::fs::read_to_string(&file).unwrap()) {
+            for object in planned.plan.unwrap().objects {
+                assert!(!object.to_string().contains("subPath"), "{}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_secret_value_is_in_any_rendered_object() {
+    for folder in ["good", "bad"] {
+        for file in files(folder) {
+            for (_, planned) in plan(&std::fs::read_to_string(&file).unwrap()) {
+                let shown = format!("{planned:?}");
+                assert!(!shown.contains("not-a-real-value"), "{}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_network_policy_never_opens_node_local_addresses() {
+    let objects = good("remote-network-policy").plan.unwrap().objects;
+    for rule in of_kind(&objects, "NetworkPolicy")["spec"]["egress"].as_array().unwrap() {
+        for to in
+            rule["to"].as_array().into_iter().flatten().filter(|to| to["ipBlock"]["cidr"] == "0.0.0.0/0")
+        {
+            let except = to["ipBlock"]["except"].as_array().unwrap();
+            assert!(
+                except.contains(&json!("169.254.0.0/16")) && except.contains(&json!("127.0.0.0/8")),
+                "{to}"
+            );
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The proxy over real sockets, between raw clients and a scripted identity provider and MCP server.
+
+// `cfg(test)` tells clippy that helpers in these files are test code too.
+#[cfg(test)]
+mod harness;
+
+#[cfg(test)]
+mod authentication;

@@ -1,0 +1,125 @@
+//! The demo: an identity provider, an MCP server and the manifest in front of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use skep_auth::names::Audience;
+use skep_authserver::{AuthServer, Config, Issuer};
+use skep_runtime::clock::SystemClock;
+use skep_runtime::rng::SystemRng;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::ports::{self, Bound};
+use super::printed::say;
+use crate::demo::socket::{TokenSocket, default_path, make_folder};
+use crate::demo::users::DemoUsers;
+use crate::manifest::{Manifests, read_text};
+
+const MANIFEST: &str = include_str!("../../../../examples/quickstart/demo.yaml");
+const ISSUER_PORT: u16 = 7500;
+const SERVER_PORT: u16 = 7501;
+const PROXY_PORT: u16 = 7502;
+
+/// Name of the proxy in the manifest.
+const PROXY: &str = "demo";
+
+/// What runs beside the proxy.
+pub(crate) struct Demo {
+    issuer: String,
+    proxy_listener: Mutex<Option<Bound>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    /// What to add to `skep token` when the socket is not at its default place.
+    pub(crate) socket_argument: String,
+}
+
+impl Demo {
+    /// Starts the identity provider, the server and the socket for tokens; returns the manifest with the
+    /// ports that were to be had.
+    ///
+    /// # Errors
+    /// When another `skep up` has the socket, or no port can be had.
+    pub(crate) async fn start(socket: Option<&Path>) -> anyhow::Result<(Self, Manifests)> {
+        let place = match socket {
+            Some(path) => path.to_path_buf(),
+            None => {
+                let path = default_path(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).as_deref());
+                make_folder(&path)?;
+                path
+            }
+        };
+        let token_socket = TokenSocket::bind(&place)?;
+        let bind = |port: u16| ports::bind(port).context("no port can be had");
+        let (issuer, server, proxy) = (bind(ISSUER_PORT)?, bind(SERVER_PORT)?, bind(PROXY_PORT)?);
+        for (bound, what) in [(&issuer, "the identity provider"), (&server, "the demo MCP server")] {
+            if let Some(taken) = bound.instead_of {
+                say(&format!("port {taken} is taken; {what} is on port {} instead", bound.port));
+            }
+        }
+        let text = MANIFEST
+            .replace(&ISSUER_PORT.to_string(), &issuer.port.to_string())
+            .replace(&SERVER_PORT.to_string(), &server.port.to_string())
+            .replace(&PROXY_PORT.to_string(), &proxy.port.to_string());
+        let manifests = read_text(Path::new("examples/quickstart/demo.yaml"), &text);
+
+        // Only ever on loopback: these listeners are bound to 127.0.0.1, and the provider checks it again.
+        skep_authserver::listen::require_loopback(issuer.listener.local_addr()?)?;
+        let issuer_url = format!("http://127.0.0.1:{}", issuer.port);
+        let config = Config::new(Issuer::parse(&issuer_url)?);
+        let provider = AuthServer::new(config, SystemClock::shared(), SystemRng::shared())?;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let router = Arc::clone(&provider).router();
+        let stopped = stop.clone().cancelled_owned();
+        tasks.spawn(async move {
+            let served = axum::serve(issuer.listener, router).with_graceful_shutdown(stopped).await;
+            if let Err(error) = served {
+                tracing::error!(error = %error, "the identity provider ended");
+            }
+        });
+        let audience = format!("http://127.0.0.1:{}", server.port);
+        let audience = Audience::parse(&audience).context("the demo has no audience")?;
+        let shutdown = stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = crate::demo::server::serve(server.listener, shutdown).await {
+                tracing::error!(error = %error, "the demo MCP server ended");
+            }
+        });
+        let users = DemoUsers::of_quickstart()?;
+        let shutdown = stop.clone();
+        tasks.spawn(async move {
+            token_socket.serve(provider, users, audience.as_str().to_owned(), shutdown).await;
+        });
+        tasks.close();
+        let socket_argument = socket.map(|path| format!(" --socket {}", path.display())).unwrap_or_default();
+        let demo = Self {
+            issuer: issuer_url,
+            proxy_listener: Mutex::new(Some(proxy)),
+            stop,
+            tasks,
+            socket_argument,
+        };
+        Ok((demo, manifests))
+    }
+
+    /// The identity provider's issuer.
+    pub(crate) fn issuer(&self) -> String {
+        self.issuer.clone()
+    }
+
+    /// The listener that was opened for the demo's proxy.
+    pub(crate) fn listener_for(&self, name: &str) -> Option<Bound> {
+        if name != PROXY {
+            return None;
+        }
+        self.proxy_listener.lock().ok()?.take()
+    }
+
+    /// Ends what runs.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(2), self.tasks.wait()).await;
+    }
+}

@@ -1,0 +1,103 @@
+//! What a pod would get as mounts and environment, here: files in a private folder, and a lookup.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use anyhow::Context as _;
+use serde_json::Value;
+use skep_api::runconfig::RunConfig;
+use skep_api::secret::Secret;
+use skep_operator::plan::{KeySource, Workload};
+use tempfile::TempDir;
+
+use crate::manifest::Manifests;
+
+/// Files and variables of one workload.
+#[derive(Debug)]
+pub(crate) struct Mounts {
+    /// The config with the paths of this machine.
+    pub(crate) run_config: RunConfig,
+    /// Secret values by the name of their variable.
+    pub(crate) variables: BTreeMap<String, Secret>,
+    /// Holds the files; they go with it.
+    folder: Option<TempDir>,
+}
+
+impl Mounts {
+    /// Writes the files that the plan mounts and looks up the variables that it fills.
+    ///
+    /// # Errors
+    /// When a key is missing or a file can't be written.
+    pub(crate) fn new(workload: &Workload, manifests: &Manifests, namespace: &str) -> anyhow::Result<Self> {
+        let mut variables = BTreeMap::new();
+        for source in &workload.env {
+            let value = manifests
+                .secret_value(namespace, &source.secret, &source.key)
+                .with_context(|| format!("the Secret {} has no key {}", source.secret, source.key))?;
+            variables.insert(source.name.clone(), value);
+        }
+        if workload.files.is_empty() {
+            return Ok(Self { run_config: workload.run_config.clone(), variables, folder: None });
+        }
+        // Only this user can enter it (mkdtemp makes it 0700).
+        let folder = tempfile::Builder::new()
+            .prefix("skep-up-")
+            .tempdir()
+            .context("cannot make a folder for mounts")?;
+        let mut places = BTreeMap::new();
+        for (index, file) in workload.files.iter().enumerate() {
+            let place = folder.path().join(index.to_string());
+            let content = content(&file.source, manifests, namespace)?;
+            let mut target = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&place)
+                .with_context(|| format!("cannot write the content of {}", file.path))?;
+            target.write_all(content.expose().as_bytes())?;
+            places.insert(file.path.clone(), place.display().to_string());
+        }
+        let mut config = serde_json::to_value(&workload.run_config)?;
+        relocate(&mut config, &places);
+        Ok(Self { run_config: serde_json::from_value(config)?, variables, folder: Some(folder) })
+    }
+
+    /// True when both would give a proxy the same.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let plain = |mounts: &Self| -> BTreeMap<String, String> {
+            mounts.variables.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+        };
+        // Files lie in a new folder each time, so a workload with files counts as changed.
+        self.folder.is_none()
+            && other.folder.is_none()
+            && self.run_config == other.run_config
+            && plain(self) == plain(other)
+    }
+}
+
+fn content(source: &KeySource, manifests: &Manifests, namespace: &str) -> anyhow::Result<Secret> {
+    match source {
+        KeySource::ConfigMap { name, key } => manifests
+            .config_map_value(namespace, name, key)
+            .map(Secret::new)
+            .with_context(|| format!("the ConfigMap {name} has no key {key}")),
+        KeySource::Secret { name, key } => manifests
+            .secret_value(namespace, name, key)
+            .with_context(|| format!("the Secret {name} has no key {key}")),
+    }
+}
+
+/// Puts this machine's paths where the pod's stand.
+fn relocate(value: &mut Value, places: &BTreeMap<String, String>) {
+    match value {
+        Value::String(text) => {
+            if let Some(place) = places.get(text.as_str()) {
+                text.clone_from(place);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| relocate(item, places)),
+        Value::Object(members) => members.values_mut().for_each(|member| relocate(member, places)),
+        _ => {}
+    }
+}

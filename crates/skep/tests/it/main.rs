@@ -1,0 +1,6 @@
+//! The binary, run as its users run it.
+
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod render;
