@@ -58,7 +58,6 @@ pub(super) async fn run<H: Handler>(
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(64 * 1024))
         .max_headers(limits.headers)
-        .half_close(true)
         .serve_connection(TokioIo::new(io), service);
     let mut stopping = drain.clone();
     let mut asked_to_end = false;
