@@ -32,7 +32,7 @@ pub enum Rejection {
     MediaType { reason: &'static str },
     #[error("{reason}")]
     BadRequest { reason: &'static str },
-    #[error("Invalid or malformed MCP request: {fault}")]
+    #[error("{}{fault}", if *fault == MessageFault::Batch { "" } else { "Invalid or malformed MCP request: " })]
     Message { fault: MessageFault },
     #[error("header mismatch: {header} does not agree with the body")]
     HeaderMismatch { header: &'static str, id: Option<Id> },

@@ -155,7 +155,17 @@ impl Id {
 impl PartialEq for Id {
     fn eq(&self, other: &Self) -> bool {
         match (&self.value, &other.value) {
-            (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+            (Value::Number(a), Value::Number(b)) => {
+                // 1 and 1.0 are one id. Beyond 2^53 doubles run together, so only the spelling counts.
+                let exact = |number: &serde_json::Number| {
+                    number.as_f64().filter(|float| float.abs() < 9_007_199_254_740_992.0)
+                };
+                match (exact(a), exact(b)) {
+                    (Some(a), Some(b)) => a == b,
+                    (None, None) => self.raw == other.raw,
+                    _ => false,
+                }
+            }
             (a, b) => a == b,
         }
     }
@@ -163,7 +173,11 @@ impl PartialEq for Id {
 
 impl Serialize for Id {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.value.serialize(serializer)
+        // As it was written: a client may match its ids as text, and a long one does not fit a number.
+        match serde_json::from_str::<&RawValue>(&self.raw) {
+            Ok(raw) => raw.serialize(serializer),
+            Err(_) => self.value.serialize(serializer),
+        }
     }
 }
 
@@ -464,6 +478,8 @@ mod tests {
         let id = |text: &str| Id::read(serde_json::from_str(text).unwrap());
         assert_eq!(id("1"), id("1.0"));
         assert_ne!(id("1"), id("\"1\""));
+        assert_ne!(id("9007199254740992"), id("9007199254740993"));
+        assert_eq!(id("123456789012345678901"), id("123456789012345678901"));
         assert_eq!(id("\"\\u0061\""), id("\"a\""));
         assert!(id("null").is_none() && id("{}").is_none() && id("1.5").is_none());
     }

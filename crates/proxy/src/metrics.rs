@@ -248,6 +248,10 @@ impl ProxyMetricsHandle {
 
     /// Lets a tool's name be a label: only names that the configuration or the backend knows.
     pub fn know_tool(&self, tool: &str) {
+        let known = self.tools.read().is_ok_and(|tools| tools.contains(tool) || tools.len() >= TOOL_LABELS);
+        if known {
+            return;
+        }
         if let Ok(mut tools) = self.tools.write()
             && tools.len() < TOOL_LABELS
         {

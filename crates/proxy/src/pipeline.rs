@@ -22,9 +22,10 @@ use skep_runtime::rng::SharedRng;
 use crate::cedar::Verdict;
 use crate::error::Rejection;
 use crate::metrics::ProxyMetricsHandle;
-use crate::request::Authenticated;
+use crate::message::Call;
+use crate::request::{Authenticated, Authorized};
 use crate::routes::{Route, Routes, served};
-use crate::service::record::{Exchange, Recorded, Recorder};
+use crate::service::record::{Exchange, Recorded, Recorder, Recording};
 use crate::stages::authenticate::{Authentication, authenticate};
 use crate::stages::authorize::{Authorization, authorize};
 use crate::stages::entrance::Entrance;
@@ -79,18 +80,20 @@ impl Pipeline {
         }
         let cors = self.entrance.cors_origin(request.headers());
         // 3. Audit is the outermost of the decisions: whatever comes out of `decide` is recorded.
-        let mut record = Recorded::default();
-        let decided = self.decide(request, ends.local.ip(), route, &exchange, &mut record).await;
+        // A caller who hangs up before there is an answer is recorded as well: what they asked for may
+        // have been done.
+        let mut recording = self.recorder.recording(exchange);
+        let decided = self.decide(request, ends.local.ip(), route, &mut recording).await;
         let mut response = match decided {
             Ok(response) => response,
             Err(rejection) => {
-                record.rejected(&rejection);
+                recording.recorded.rejected(&rejection);
                 rejection.into_response()
             }
         };
-        self.add_headers(response.headers_mut(), cors, &exchange);
+        self.add_headers(response.headers_mut(), cors, &recording.exchange);
         // 15b. The record is written when the last byte of the answer has left, or nobody wants it.
-        let recording = self.recorder.recording(exchange, record, response.status());
+        recording.answered(response.status());
         response.map(|body| boxed(recording.around(body)))
     }
 
@@ -101,9 +104,9 @@ impl Pipeline {
         request: Request<Incoming>,
         local: IpAddr,
         route: Route,
-        exchange: &Exchange,
-        record: &mut Recorded,
+        recording: &mut Recording,
     ) -> Result<Response<ResponseBody>, Rejection> {
+        let Recording { exchange, recorded: record, .. } = recording;
         // 4. Host and Origin: a page in a browser must not reach a server behind its user's back.
         self.entrance.check(request.headers(), request.uri(), Some(local))?;
         match route {
@@ -130,6 +133,7 @@ impl Pipeline {
         let authorized = authorize(parsed, self.authorization.as_ref(), &self.tools, &mut verdict);
         record.verdict(verdict);
         let authorized = authorized?;
+        self.know_tool(&authorized);
         // 14. and 15. The backend's credential, the call itself, and what of the answer they may see.
         self.take_stream(authorized.id())?;
         let stream = StreamGuard { streams: Arc::clone(&self.streams), metrics: None };
@@ -245,7 +249,8 @@ impl Pipeline {
             return Err(Rejection::BadRequest { reason: "protocol upgrades are not supported" });
         }
         let known = |bytes: &[u8]| VERSIONS.iter().any(|version| version.as_bytes() == bytes);
-        if self.strict_versions && version.is_some_and(|version| !known(version)) {
+        let mut versions = headers.get_all(PROTOCOL_VERSION).iter();
+        if self.strict_versions && versions.any(|version| !known(version.as_bytes())) {
             return Err(Rejection::BadRequest { reason: "Unsupported MCP-Protocol-Version" });
         }
         Ok(())
@@ -271,6 +276,15 @@ impl Pipeline {
             return Err(Rejection::TooManyStreams { id });
         }
         Ok(())
+    }
+
+    /// A tool that a list has shown may be a metric label; what clients make up may not.
+    fn know_tool(&self, request: &Authorized) {
+        if let Some(Call::Tool { name, .. }) = request.message().map(|message| &message.call)
+            && self.forward.annotations.knows(name)
+        {
+            self.metrics.know_tool(name);
+        }
     }
 
     fn note_backend(&self, outcome: Result<(), &Rejection>) {

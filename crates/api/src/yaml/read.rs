@@ -457,9 +457,9 @@ mod tests {
         assert_eq!(document.line, 2);
         assert_eq!(document.lines.line("spec.a"), 4);
         assert_eq!(document.lines.line("spec.list[0].key"), 10);
-        assert_eq!(document.lines.line("spec.list[0].missing.deep"), 5);
+        assert_eq!(document.lines.line("spec.list[0].missing.deep"), 8);
         assert_eq!(document.lines.line("status"), 2);
-        assert_eq!(document.lines.below("spec").line("list[0].key"), 6);
+        assert_eq!(document.lines.below("spec").line("list[0].key"), 10);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What planning has found so far.
 
-use skep_api::condition::Condition;
+use skep_api::condition::{Condition, ConditionStatus};
 use skep_api::crd::{Kind, Object};
 use skep_api::problem::Problem;
 
@@ -43,6 +43,13 @@ impl<'a> Findings<'a> {
             Some(other) => *other = condition,
             None => self.conditions.push(condition),
         }
+    }
+
+    /// Drops a condition, or drops it only when it holds.
+    pub(super) fn forget(&mut self, kind: &str, only_when_it_holds: bool) {
+        self.conditions.retain(|condition| {
+            condition.kind != kind || (only_when_it_holds && condition.status != ConditionStatus::True)
+        });
     }
 
     pub(super) fn has_errors(&self) -> bool {

@@ -6,12 +6,14 @@
 
 mod access;
 mod authz;
+mod backing;
 mod configs;
 mod duration;
 mod findings;
 mod middleware;
 mod objects;
 mod oidc;
+mod oidc_settings;
 mod outgoing;
 mod remote_proxy;
 mod remote_url;

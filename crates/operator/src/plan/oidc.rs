@@ -5,27 +5,23 @@ use skep_api::crd::oidc::{
     OidcConfigSpec, OidcSource, read_config_map,
 };
 use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
-use skep_api::crd::reference::{CaBundleSource, OidcConfigRef};
+use skep_api::crd::reference::OidcConfigRef;
 use skep_api::crd::{Kind, Spec};
-use skep_api::names::CA_DIR;
 use skep_api::runconfig::OidcConfig;
-use url::Url;
 
-use super::duration;
 use super::findings::{Findings, OIDC_REF};
+use super::oidc_settings::{
+    CLUSTER_TOKEN, Endpoint, algorithms, ca_bundle, clock_skew, endpoint, introspection, is_api_server,
+    not_yet, resource_url, token_file, warn_introspection,
+};
 use super::remote_url::is_loopback;
-use super::{EnvSource, FileSource, KeySource};
+use super::{EnvSource, FileSource};
 
 /// Reason of everything that is wrong with how callers are authenticated.
 pub(super) const AUTH_INVALID: &str = "AuthInvalid";
 const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
-const CLUSTER_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// Scope that clients are told to ask for when nothing is said.
 const DEFAULT_SCOPE: &str = "openid";
-const ALGORITHMS: [&str; 9] =
-    ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
-/// Largest tolerance for clocks.
-const MAX_CLOCK_SKEW: u64 = 300;
 
 /// What follows from an OIDC config.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -108,11 +104,11 @@ pub(super) fn from_spec(
     let path = |block: &str| at.map_or_else(|| format!("spec.{block}"), ToOwned::to_owned);
     match (spec.kind, &spec.inline, &spec.kubernetes_service_account) {
         (OidcSource::Inline, Some(inline), None) => {
-            from_inline(inline, &Place::of(path("inline"), at.is_some()), findings)
+            from_inline(inline, &Block::of(path("inline"), at.is_some()), findings)
         }
         (OidcSource::KubernetesServiceAccount, None, block) => {
             let block = block.clone().unwrap_or_default();
-            from_cluster(&block, &Place::of(path("kubernetesServiceAccount"), at.is_some()), findings)
+            from_cluster(&block, &Block::of(path("kubernetesServiceAccount"), at.is_some()), findings)
         }
         (OidcSource::Inline, None, _) => {
             findings.error(
@@ -165,7 +161,7 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
     let mut planned = match kind {
         EmbeddedOidcSource::Kubernetes => {
             let block = embedded.kubernetes.clone().unwrap_or_default();
-            from_cluster(&block, &Place::of(format!("{at}.kubernetes"), false), findings)?
+            from_cluster(&block, &Block::of(format!("{at}.kubernetes"), false), findings)?
         }
         EmbeddedOidcSource::Inline => {
             let Some(inline) = &embedded.inline else {
@@ -176,7 +172,7 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
                 );
                 return None;
             };
-            from_inline(inline, &Place::of(format!("{at}.inline"), false), findings)?
+            from_inline(inline, &Block::of(format!("{at}.inline"), false), findings)?
         }
         EmbeddedOidcSource::ConfigMap => from_config_map(embedded, findings)?,
     };
@@ -243,29 +239,29 @@ fn from_config_map(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Opti
     if reference.ca_bundle_ref.is_some() {
         inline.ca_bundle_ref.clone_from(&reference.ca_bundle_ref);
     }
-    let mut planned = from_inline(&inline, &Place::of(at.to_owned(), true), findings)?;
+    let mut planned = from_inline(&inline, &Block::of(at.to_owned(), true), findings)?;
     resource_url(resource.as_deref(), at, &mut planned, findings);
     Some(planned)
 }
 
 /// Where settings stand, for the paths of problems.
-struct Place {
+pub(super) struct Block {
     block: String,
     /// The settings are not in this object, so a field of them has no path of its own.
     elsewhere: bool,
 }
 
-impl Place {
+impl Block {
     fn of(block: String, elsewhere: bool) -> Self {
         Self { block, elsewhere }
     }
 
-    fn field(&self, name: &str) -> String {
+    pub(super) fn field(&self, name: &str) -> String {
         if self.elsewhere { self.block.clone() } else { format!("{}.{name}", self.block) }
     }
 }
 
-fn from_inline(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) -> Option<Authentication> {
+fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Option<Authentication> {
     let insecure = inline.insecure_allow_http.unwrap_or(false);
     let issuer = endpoint(&inline.issuer, &at.field("issuer"), Endpoint::Issuer, insecure, findings);
     let jwks = inline
@@ -302,7 +298,7 @@ fn from_inline(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) -> 
     Some(planned)
 }
 
-fn from_cluster(block: &KubernetesOidc, at: &Place, findings: &mut Findings<'_>) -> Option<Authentication> {
+fn from_cluster(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>) -> Option<Authentication> {
     if findings.world.is_local() {
         findings.error(
             at.block.clone(),
@@ -339,212 +335,4 @@ fn from_cluster(block: &KubernetesOidc, at: &Place, findings: &mut Findings<'_>)
     }
     warn_introspection(&config.introspection_url, at, findings);
     Some(Authentication { config, ..Authentication::default() })
-}
-
-#[derive(Clone, Copy)]
-enum Endpoint {
-    Issuer,
-    Jwks,
-}
-
-impl Endpoint {
-    fn invalid(self) -> &'static str {
-        match self {
-            Self::Issuer => "OIDCIssuerInvalid",
-            Self::Jwks => "JWKSURLInvalid",
-        }
-    }
-}
-
-fn endpoint(
-    text: &str,
-    path: &str,
-    what: Endpoint,
-    insecure: bool,
-    findings: &mut Findings<'_>,
-) -> Option<Url> {
-    let url = match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
-        _ => {
-            findings.error(path, what.invalid(), format!("`{text}` is not an https URL."));
-            return None;
-        }
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        findings.error(path, what.invalid(), "The URL holds a user name or password.");
-    } else if url.fragment().is_some() || (matches!(what, Endpoint::Issuer) && url.query().is_some()) {
-        findings.error(
-            path,
-            what.invalid(),
-            "The URL of an issuer has no query and no fragment (OpenID Connect Discovery 1.0 §3).",
-        );
-    }
-    let near = findings.world.is_local() && is_loopback(&url);
-    if url.scheme() == "http" && !insecure && !near {
-        findings.error(
-            path,
-            "OIDCIssuerInsecure",
-            "The URL is plain http. Use https; `insecureAllowHTTP: true` is for development only.",
-        );
-    }
-    Some(url)
-}
-
-fn resource_url(text: Option<&str>, path: &str, planned: &mut Authentication, findings: &mut Findings<'_>) {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return };
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.fragment().is_none() => {
-            text.clone_into(&mut planned.config.resource_url);
-        }
-        _ => findings.error(
-            path,
-            AUTH_INVALID,
-            format!("`{text}` is not an http or https URL without a fragment (RFC 8707 §2)."),
-        ),
-    }
-}
-
-fn ca_bundle(
-    source: Option<&CaBundleSource>,
-    at: &Place,
-    planned: &mut Authentication,
-    findings: &mut Findings<'_>,
-) {
-    let Some(key) = source.and_then(|source| source.config_map_ref.as_ref()) else { return };
-    let path = at.field("caBundleRef");
-    let name = key.key.as_deref().unwrap_or("ca.crt");
-    match findings.world.config_maps.get(&key.name) {
-        None => {
-            findings.missing_detail(path, "CABundleRefNotFound", &format!("The ConfigMap `{}`", key.name))
-        }
-        Some(data) => match data.get(name) {
-            None => findings.missing_detail(
-                path,
-                "CABundleRefNotFound",
-                &format!("The key `{name}` of the ConfigMap `{}`", key.name),
-            ),
-            Some(text) if !text.contains("-----BEGIN CERTIFICATE-----") => {
-                findings.error(
-                    path,
-                    "CABundleRefInvalid",
-                    format!("`{name}` of the ConfigMap `{}` holds no PEM certificate.", key.name),
-                );
-                findings.fails(
-                    "CABundleRefValidated",
-                    "CABundleRefInvalid",
-                    "The CA bundle holds no certificate.",
-                );
-            }
-            Some(_) => findings.holds("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there."),
-        },
-    }
-    let file = format!("{CA_DIR}/{}/{name}", key.name);
-    planned.config.ca_cert_path.clone_from(&file);
-    planned.files.push(FileSource {
-        path: file,
-        source: KeySource::ConfigMap { name: key.name.clone(), key: name.to_owned() },
-    });
-}
-
-fn token_file(
-    inline: &InlineOidc,
-    at: &Place,
-    issuer: Option<&Url>,
-    jwks: Option<&Url>,
-    planned: &mut Authentication,
-    findings: &mut Findings<'_>,
-) {
-    let Some(file) = inline.jwks_auth_token_path.as_deref().filter(|file| !file.is_empty()) else { return };
-    let receiver = jwks.or(issuer);
-    if file == CLUSTER_TOKEN && receiver.is_some_and(|url| is_api_server(url.as_str())) {
-        file.clone_into(&mut planned.config.auth_token_file);
-    } else {
-        findings.error(
-            at.field("jwksAuthTokenPath"),
-            AUTH_INVALID,
-            format!("This file would be sent to the issuer. Only `{CLUSTER_TOKEN}` may be, and only to the Kubernetes API server. Remove the field."),
-        );
-    }
-}
-
-fn is_api_server(url: &str) -> bool {
-    Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_ascii_lowercase)).is_some_and(|host| {
-        matches!(
-            host.as_str(),
-            "kubernetes.default" | "kubernetes.default.svc" | "kubernetes.default.svc.cluster.local"
-        )
-    })
-}
-
-fn introspection(inline: &InlineOidc, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
-    warn_introspection(&planned.config.introspection_url, at, findings);
-    if inline.client_secret.is_some() {
-        findings.warning(at.field("clientSecret"), "SecretInManifest", "A secret in a manifest can be read by everybody who can read the object. It is not passed on: put it into a Secret and use `clientSecretRef`.");
-    }
-    if let Some(secret) = &inline.client_secret_ref {
-        findings.secret(&at.field("clientSecretRef"), "OIDCClientSecretNotFound", &secret.name, &secret.key);
-        planned.env.push(EnvSource {
-            name: "TOOLHIVE_OIDC_CLIENT_SECRET".to_owned(),
-            secret: secret.name.clone(),
-            key: secret.key.clone(),
-        });
-    }
-}
-
-fn warn_introspection(url: &str, at: &Place, findings: &mut Findings<'_>) {
-    if !url.is_empty() {
-        findings.warning(at.field("introspectionUrl"), "NotYetRunnable", "This version judges JWTs by their signature only and refuses opaque tokens, so nothing is introspected.");
-    }
-}
-
-fn algorithms(inline: &InlineOidc, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
-    for (index, algorithm) in inline.allowed_algorithms.iter().flatten().enumerate() {
-        if ALGORITHMS.contains(&algorithm.as_str()) {
-            planned.allowed_algorithms.push(algorithm.clone());
-        } else {
-            findings.error(
-                format!("{}[{index}]", at.field("allowedAlgorithms")),
-                AUTH_INVALID,
-                format!(
-                    "`{algorithm}` is not an asymmetric signature algorithm that is supported. Those are {}.",
-                    ALGORITHMS.join(", ")
-                ),
-            );
-        }
-    }
-}
-
-fn clock_skew(inline: &InlineOidc, at: &Place, planned: &mut Authentication, findings: &mut Findings<'_>) {
-    let Some(text) = &inline.clock_skew else { return };
-    match duration::parse(text).map(|skew| skew.as_secs()) {
-        Some(seconds) if seconds <= MAX_CLOCK_SKEW => planned.clock_skew_seconds = Some(seconds),
-        _ => findings.error(
-            at.field("clockSkew"),
-            AUTH_INVALID,
-            format!("`{text}` is not a duration of at most 5m, such as `30s`."),
-        ),
-    }
-}
-
-/// Fields that a later version runs. They protect something, so they are refused rather than passed over.
-fn not_yet(inline: &InlineOidc, at: &Place, findings: &mut Findings<'_>) {
-    for (field, there) in [
-        (
-            "claimMappings",
-            inline.claim_mappings.as_ref().is_some_and(|mappings| !mappings.given().is_empty()),
-        ),
-        ("jwksCertFingerprint", inline.jwks_cert_fingerprint.is_some()),
-        ("jwksPins", inline.jwks_pins.as_ref().is_some_and(|pins| !pins.is_empty())),
-        ("requiredScopes", inline.required_scopes.as_ref().is_some_and(|scopes| !scopes.is_empty())),
-    ] {
-        if there {
-            findings.error(
-                at.field(field),
-                "NotSupported",
-                format!(
-                    "This version does not run `{field}` yet, and does not drop it in silence. Remove it."
-                ),
-            );
-        }
-    }
 }

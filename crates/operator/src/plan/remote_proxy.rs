@@ -12,7 +12,7 @@ use super::oidc::{AUTH_INVALID, Written};
 use super::outgoing::{self, NOT_SUPPORTED, User};
 use super::remote_url::{self, Allowance, RemoteUrlError};
 use super::workload::{self, Protection};
-use super::{Plan, Planned, Workload, World, authz, objects, oidc, template, tools};
+use super::{Plan, Planned, Workload, World, authz, backing, objects, oidc, template, tools};
 
 /// Plans a remote proxy, in the order in which a reader of the manifest would judge it.
 pub(super) fn plan(
@@ -65,8 +65,8 @@ pub(super) fn plan(
     // Everything around it.
     workload::not_yet(spec.rate_limiting.as_ref(), spec.webhook_config.as_deref(), &mut findings);
     let telemetry =
-        workload::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
-    let (session_redis, redis_password) = workload::sessions(spec.session_storage.as_ref(), &mut findings);
+        backing::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
+    let (session_redis, redis_password) = backing::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
     workload::endpoint_prefix(&spec.endpoint_prefix, &mut findings);

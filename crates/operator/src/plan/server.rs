@@ -13,7 +13,7 @@ use super::findings::Findings;
 use super::oidc::Written;
 use super::outgoing::{self, User};
 use super::workload::{self, Protection};
-use super::{Plan, Planned, Workload, World, access, authz, objects, oidc, template, tools};
+use super::{Plan, Planned, Workload, World, access, authz, backing, objects, oidc, template, tools};
 
 /// Plans an MCP server and the proxy in front of it.
 pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: Findings<'_>) -> Planned {
@@ -50,8 +50,8 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     // Everything around it.
     workload::not_yet(spec.rate_limiting.as_ref(), spec.webhook_config.as_deref(), &mut findings);
     let telemetry =
-        workload::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
-    let (session_redis, redis_password) = workload::sessions(spec.session_storage.as_ref(), &mut findings);
+        backing::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
+    let (session_redis, redis_password) = backing::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
     workload::endpoint_prefix(&spec.endpoint_prefix, &mut findings);
@@ -100,6 +100,9 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     env.extend(redis_password);
     let workload = Workload { run_config: config, url, files, env };
     let made = objects::server(object, spec, world, &workload, protection.authorization.as_ref());
+    // These two are conditions of remote proxies; a server has the second only when it fails.
+    findings.forget("ToolConfigValidated", false);
+    findings.forget("ExternalAuthConfigValidated", true);
     if let Some(problem) = findings.problems.iter().find(|problem| problem.is_error()).cloned() {
         findings.fails("Ready", "NotReady", format!("{}: {}", problem.path, problem.message));
     }

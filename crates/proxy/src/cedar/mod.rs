@@ -125,6 +125,12 @@ impl Policies {
     pub fn decide(&self, who: &Identity, action: Action<'_>) -> Verdict {
         let caller = self.model.caller(who);
         let resource = self.model.resource(action);
+        // Unknown is not "no": `!resource.destructiveHint` must not let through what nobody has seen.
+        if matches!(action, Action::CallTool { annotations: None, .. })
+            && self.partition.asks_for_annotations(action.name(), &resource.uid())
+        {
+            return refused("the tool's annotations are not known here; list the tools first".to_owned());
+        }
         let context = self.model.context(&caller, Some(action));
         let entities = self.model.entities(&caller, std::slice::from_ref(&resource));
         match (entities, context) {

@@ -3,7 +3,7 @@
 //! Cedar goes through every policy of a set. Most policies name one action and often one resource, so
 //! for each action there is a set for all resources and one set for each resource that is named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint};
 
@@ -20,7 +20,14 @@ pub(super) struct Partition {
 struct ForAction {
     general: PolicySet,
     by_resource: HashMap<EntityUid, PolicySet>,
+    /// A policy for all resources asks what a tool says of itself.
+    asks: bool,
+    /// Resources whose own policies ask that.
+    asked_of: HashSet<EntityUid>,
 }
+
+/// Attributes that only a list can tell.
+const ANNOTATIONS: [&str; 4] = ["readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"];
 
 impl Partition {
     /// Sorts policies. With `action_groups`, a policy that names an action may cover others through
@@ -30,9 +37,18 @@ impl Partition {
         for action in ACTIONS {
             let entry = partition.actions.entry(action).or_default();
             for policy in policies.iter().filter(|policy| action_groups || covers(policy, action)) {
+                let asks = asks_for_annotations(policy);
                 let set = match policy.resource_constraint() {
-                    ResourceConstraint::Eq(uid) => entry.by_resource.entry(uid).or_default(),
-                    _ => &mut entry.general,
+                    ResourceConstraint::Eq(uid) => {
+                        if asks {
+                            entry.asked_of.insert(uid.clone());
+                        }
+                        entry.by_resource.entry(uid).or_default()
+                    }
+                    _ => {
+                        entry.asks |= asks;
+                        &mut entry.general
+                    }
                 };
                 // Ids are unique by construction, so adding cannot fail.
                 let added = set.add(policy.clone());
@@ -49,6 +65,19 @@ impl Partition {
         let named = found.and_then(|found| found.by_resource.get(resource));
         general.into_iter().chain(named)
     }
+}
+
+impl Partition {
+    /// True when a policy that can match names annotations of the tool.
+    pub(super) fn asks_for_annotations(&self, action: &str, resource: &EntityUid) -> bool {
+        self.actions.get(action).is_some_and(|found| found.asks || found.asked_of.contains(resource))
+    }
+}
+
+/// Reads the policy's text: a name that stands in a string only makes us ask for more than is needed.
+fn asks_for_annotations(policy: &Policy) -> bool {
+    let text = policy.to_string();
+    ANNOTATIONS.iter().any(|name| text.contains(name))
 }
 
 fn covers(policy: &Policy, action: &str) -> bool {

@@ -234,3 +234,32 @@ fn several_policies_in_one_string_all_count() {
     assert!(!policies.decide(&alice, call("x", &none)).allowed);
     assert!(policies.decide(&alice, call("y", &none)).allowed);
 }
+
+#[test]
+fn a_policy_that_asks_for_annotations_denies_a_tool_that_no_list_has_shown() {
+    let none = json!({});
+    let alice = who("alice", json!({}));
+    let shown = ToolAnnotations::default();
+    let with = |annotations| Action::CallTool { name: "x", arguments: &none, annotations };
+    for policies in [
+        ["permit(principal, action, resource) when { !(resource has destructiveHint && resource.destructiveHint) };", ""],
+        [
+            "permit(principal, action, resource);",
+            "forbid(principal, action, resource) when { resource has destructiveHint && resource.destructiveHint };",
+        ],
+        [
+            "permit(principal, action, resource);",
+            "forbid(principal, action, resource == Tool::\"x\") when { resource has openWorldHint };",
+        ],
+    ] {
+        let policies = load(&policies.map(|text| if text.is_empty() { "permit(principal == Client::\"nobody\", action, resource);" } else { text }));
+        assert!(!policies.decide(&alice, with(None)).allowed);
+        assert!(policies.decide(&alice, with(Some(&shown))).allowed);
+    }
+    let elsewhere = load(&[
+        "permit(principal, action, resource);",
+        "forbid(principal, action, resource == Tool::\"y\") when { resource has openWorldHint };",
+        "forbid(principal, action == Action::\"get_prompt\", resource) when { resource has openWorldHint };",
+    ]);
+    assert!(elsewhere.decide(&alice, with(None)).allowed);
+}

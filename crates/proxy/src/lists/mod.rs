@@ -20,6 +20,9 @@ use crate::tools::{Override, ToolRules};
 /// Nesting that is accepted in a backend's message; serde_json's own bound is 128.
 const DEPTH: usize = 120;
 
+/// Members that results of calls, prompts, reads and completions must have, and lists never do.
+const ANSWERS: [&str; 4] = ["content", "messages", "contents", "completion"];
+
 /// A message that should be filtered but can't.
 #[derive(Debug, Clone, Copy, thiserror::Error, PartialEq, Eq)]
 pub enum Unfilterable {
@@ -95,8 +98,13 @@ impl ListFilter {
             };
         };
         let kinds: Vec<ListKind> = match self.asked(&message) {
-            // The answer to a call or a read: whatever it holds is that call's business.
-            Some(None) => return Ok(Cow::Borrowed(text)),
+            // The answer to a call or a read: whatever else it holds is that call's business. Without
+            // what such an answer must have it may be a list: a client that uses one id for a list and
+            // a call can get the one on the stream of the other.
+            Some(None) if ANSWERS.iter().any(|member| fields.get(member).is_some()) => {
+                return Ok(Cow::Borrowed(text));
+            }
+            Some(None) => self.shaped(&fields),
             Some(Some(kind)) => {
                 if fields.get(kind.member()).is_none() {
                     return Err(Unfilterable::NoItems);
@@ -106,6 +114,10 @@ impl ListFilter {
             // Answers to other requests (a resumed stream): the shape tells what it is.
             None => self.shaped(&fields),
         };
+        let lenient = |name: &str| ListKind::ALL.iter().any(|kind| skep_api::json::folds_to(name, kind.member()));
+        if fields.0.iter().any(|(name, _)| lenient(name)) {
+            return Err(Unfilterable::NoItems);
+        }
         let mut changed = false;
         let mut new_fields = Object::new(&fields);
         for kind in kinds {

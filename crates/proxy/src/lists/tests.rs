@@ -116,7 +116,8 @@ fn a_list_that_cannot_be_read_is_not_passed_on() {
 fn only_lists_are_filtered() {
     let call = filter(&[ONLY_ADD], ToolRules::default(), Some(("1", None)));
     for text in [
-        r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"in a tool's own result"}]}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"result":{"content":[],"tools":[{"name":"in a tool's own result"}]}}"#,
+        r#"{"jsonrpc":"2.0","id":1,"result":{"structuredContent":{"tools":[{"name":"x"}]},"content":[]}}"#,
         r#"{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no"}}"#,
         r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{"tools":[{"name":"x"}]}}"#,
         r#"{"jsonrpc":"2.0","id":9,"method":"sampling/createMessage","params":{}}"#,
@@ -124,6 +125,13 @@ fn only_lists_are_filtered() {
     ] {
         assert_eq!(call.message(text.as_bytes()), Ok(Filtered::Unchanged), "{text}");
     }
+}
+
+#[test]
+fn a_list_under_the_id_of_a_call_is_filtered_all_the_same() {
+    let text = r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":"rm"}]}}"#;
+    let call = filter(&[ONLY_ADD], ToolRules::default(), Some(("1", None)));
+    assert_eq!(replaced(&call, text), r#"{"jsonrpc":"2.0","id":1,"result":{"tools":[]}}"#);
 }
 
 #[test]

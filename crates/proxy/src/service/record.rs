@@ -21,6 +21,9 @@ use crate::metrics::{Answered, ProxyMetricsHandle};
 use crate::pipeline::{Started, StreamGuard, unseen};
 use crate::transport::answer::SharedSeen;
 
+/// Status in the record of a caller who hung up before there was an answer.
+const CLIENT_GONE: u16 = 499;
+
 /// What is known of a request when it begins.
 #[derive(Debug)]
 pub struct Exchange {
@@ -118,18 +121,14 @@ impl Recorder {
         self.registry.encode()
     }
 
-    /// What writes the record of `exchange` once its answer is over.
-    pub(crate) fn recording(
-        self: &Arc<Self>,
-        exchange: Exchange,
-        recorded: Recorded,
-        status: StatusCode,
-    ) -> Recording {
+    /// What writes the record of `exchange` once it is over, however it ends.
+    pub(crate) fn recording(self: &Arc<Self>, exchange: Exchange) -> Recording {
         let keep = match &self.audit {
             Some((config, _)) if config.include_response_data => config.max_data_size,
             _ => 0,
         };
-        Recording { status: status.as_u16(), keep, recorder: Arc::clone(self), exchange, recorded }
+        let recorded = Recorded::default();
+        Recording { status: CLIENT_GONE, keep, recorder: Arc::clone(self), exchange, recorded }
     }
 
     fn finish(&self, exchange: &Exchange, recorded: &Recorded, status: u16) {
@@ -191,13 +190,18 @@ impl Recorder {
 #[derive(Debug)]
 pub struct Recording {
     recorder: Arc<Recorder>,
-    exchange: Exchange,
-    recorded: Recorded,
+    pub(crate) exchange: Exchange,
+    pub(crate) recorded: Recorded,
     status: u16,
     keep: usize,
 }
 
 impl Recording {
+    /// Notes the status that the caller is told.
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
     /// A body that carries the record with it.
     pub(crate) fn around(self, body: ResponseBody) -> RecordedBody {
         RecordedBody { body, recording: self }

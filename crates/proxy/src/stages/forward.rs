@@ -14,7 +14,7 @@ use super::authorize::principal;
 use crate::annotations::AnnotationCache;
 use crate::cedar::Policies;
 use crate::error::{BackendFault, Rejection};
-use crate::lists::{Filtered, ListFilter};
+use crate::lists::{Filtered, ListFilter, Unfilterable};
 use crate::message::{Call, Form, Id, ListKind};
 use crate::request::Authorized;
 use crate::tools::ToolRules;
@@ -68,22 +68,23 @@ impl Forward {
         check_status(head.status, direct).map_err(fail)?;
         headers::to_client(&mut head.headers, direct);
         let kind = media_type(&head.headers);
-        if filter.is_some() && head.status.is_success() && is_encoded(&head.headers) {
+        if filter.is_some() && (asked.is_some() || head.status.is_success()) && is_encoded(&head.headers) {
             return Err(fail(BackendFault::Protocol {
                 reason: "it is compressed although nobody asked for that",
             }));
         }
         if kind.as_deref() == Some("text/event-stream") {
             head.headers.remove(CONTENT_LENGTH);
+            let scan = self.scan_errors && !is_encoded(&head.headers);
             let rules =
-                StreamRules { filter, scan: self.scan_errors, max_frame: self.sse_frame_bytes, standing };
+                StreamRules { filter, scan, max_frame: self.sse_frame_bytes, id: id.clone(), standing };
             let stream = EventStream::new(body, rules, self.drain.clone(), Arc::clone(seen));
             return Ok(Answer { response: Response::from_parts(head, boxed(stream)), streamed: true });
         }
-        let must_filter = asked.is_some() && filter.is_some() && head.status.is_success();
         match filter {
-            Some(filter) if must_filter => {
-                let bytes = self.filtered(&filter, asked, kind.as_deref(), body).await.map_err(fail)?;
+            Some(filter) if asked.is_some() => {
+                let kind = kind.as_deref();
+                let bytes = self.filtered(&filter, asked, kind, head.status, body).await.map_err(fail)?;
                 head.headers.remove(CONTENT_LENGTH);
                 Ok(Answer { response: Response::from_parts(head, full(bytes)), streamed: false })
             }
@@ -117,6 +118,7 @@ impl Forward {
         filter: &ListFilter,
         asked: Option<ListKind>,
         kind: Option<&str>,
+        status: StatusCode,
         body: Incoming,
     ) -> Result<Bytes, BackendFault> {
         let collected = Limited::new(body, self.list_bytes).collect().await.map_err(|error| {
@@ -134,6 +136,8 @@ impl Forward {
         match filter.message(&bytes) {
             Ok(Filtered::Unchanged) => Ok(bytes),
             Ok(Filtered::Replaced(text)) => Ok(Bytes::from(text)),
+            // A page about an error is no list, and says why there is none.
+            Err(Unfilterable::Json) if !status.is_success() => Ok(bytes),
             Err(error) => {
                 tracing::warn!(error = %error, "a list cannot be filtered and is not passed on");
                 Err(BackendFault::Unfilterable)
@@ -158,5 +162,5 @@ fn media_type(headers: &HeaderMap) -> Option<String> {
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

@@ -9,6 +9,7 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::error::Rejection;
 use crate::message::{self, Call, Message};
@@ -29,6 +30,10 @@ pub struct Bounds {
     /// Longest wait for a next byte.
     pub idle: Duration,
 }
+
+/// A body may take this many times [`Bounds::idle`] in all, so that one byte now and then holds no
+/// connection for ever.
+const WHOLE: u32 = 10;
 
 /// Reads the message of a POST; other methods have none.
 ///
@@ -82,10 +87,11 @@ async fn collect(headers: &HeaderMap, mut body: Incoming, bounds: Bounds) -> Res
     if announced.is_some_and(|length| length > bounds.bytes as u64) {
         return Err(Rejection::BodyTooLarge);
     }
+    let end = Instant::now() + bounds.idle * WHOLE;
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     loop {
-        let frame = match tokio::time::timeout(bounds.idle, body.frame()).await {
+        let frame = match tokio::time::timeout_at(end.min(Instant::now() + bounds.idle), body.frame()).await {
             Err(_) => return Err(Rejection::BodyTooSlow),
             Ok(None) => break,
             Ok(Some(Err(_))) => return Err(Rejection::BodyBroken),

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::header::ACCEPT;
 
 use crate::error::Rejection;
-use crate::message::Call;
+use crate::message::{Call, Message};
 use crate::request::Parsed;
 use crate::tools::ToolRules;
 
@@ -16,10 +16,13 @@ pub fn filter(request: Parsed, rules: &ToolRules) -> Result<Parsed, Rejection> {
     if rules.is_empty() {
         return Ok(request);
     }
-    let Some(Call::Tool { name, .. }) = request.message().map(|message| &message.call) else {
-        return Ok(request);
+    let actual = match request.message() {
+        Some(Message { call: Call::Tool { name, .. }, .. }) => rules.actual(name),
+        // Without an id it is no call, but a lenient backend might run it all the same.
+        Some(message) if message.method == "tools/call" => None,
+        _ => return Ok(request),
     };
-    match rules.actual(name) {
+    match actual {
         Some(actual) => {
             let actual = actual.to_owned();
             Ok(request.rename_tool(&actual))

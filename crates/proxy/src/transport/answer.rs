@@ -16,6 +16,7 @@ use super::scan::ErrorScanner;
 use super::sse::{Frame, Splitter};
 use crate::error::rpc_error;
 use crate::lists::{Filtered, ListFilter};
+use crate::message::Id;
 
 /// What was seen of an answer while it went past.
 #[derive(Debug, Default)]
@@ -96,6 +97,8 @@ pub struct StreamRules {
     pub scan: bool,
     /// Longest event that is looked at.
     pub max_frame: usize,
+    /// The request that the stream answers.
+    pub id: Option<Id>,
     /// A standing stream (GET) ends when the proxy leaves, so that its client reconnects elsewhere.
     pub standing: bool,
 }
@@ -159,6 +162,11 @@ impl EventStream {
 
     /// Passes one event on; `false` when the stream ends with it.
     fn pass(&mut self, frame: Frame) -> bool {
+        if self.rules.filter.is_some() && frame.has_bare_json() {
+            tracing::warn!("the MCP server's event stream holds JSON that is in no event");
+            self.stop("the MCP server's list cannot be filtered, so it is not shown");
+            return false;
+        }
         let Some(data) = frame.data().filter(|data| !data.is_empty()) else {
             self.ready.push_back(frame.bytes);
             return true;
@@ -194,8 +202,7 @@ impl EventStream {
             seen.broken = true;
             seen.rpc_error = Some((502, message.to_owned()));
         });
-        let request = self.rules.filter.as_ref().and_then(|filter| filter.request.as_ref());
-        if let Some((id, _)) = request {
+        if let Some(id) = &self.rules.id {
             self.ready.push_back(Frame::message(&rpc_error(502, message, Some(id))));
         }
     }

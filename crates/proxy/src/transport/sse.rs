@@ -116,6 +116,12 @@ impl Frame {
         data
     }
 
+    /// True when a line is JSON without a field name: a plain answer that calls itself a stream. Clients
+    /// should pass over it, and some read it.
+    pub fn has_bare_json(&self) -> bool {
+        lines(&self.bytes).any(|line| matches!(line.content.trim_ascii_start().first(), Some(b'{' | b'[')))
+    }
+
     /// The same event with other data: every other line stays, in its place and with its line end.
     pub fn with_data(&self, data: &[u8]) -> Bytes {
         let mut bytes = BytesMut::with_capacity(self.bytes.len() + data.len());

@@ -12,17 +12,11 @@ const HOP_BY_HOP: [HeaderName; 7] =
 
 /// Older names of the same kind, and headers that say where a request came from, which only a proxy
 /// may say.
-const FROM_CLIENT: [&str; 9] = [
-    "keep-alive",
-    "proxy-connection",
-    "http2-settings",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-prefix",
-    "x-real-ip",
-];
+const FROM_CLIENT: [&str; 5] =
+    ["keep-alive", "proxy-connection", "http2-settings", "forwarded", "x-real-ip"];
+
+/// Every header that begins like this is of that kind too.
+const FORWARDED: &str = "x-forwarded-";
 
 /// What a backend may not tell a client: it would act on the proxy's own origin.
 const FROM_BACKEND: [&str; 5] =
@@ -41,6 +35,7 @@ pub fn to_backend(mut headers: HeaderMap, forward_token: bool, source: &str, req
     for name in FROM_CLIENT {
         headers.remove(name);
     }
+    remove_by_prefix(&mut headers, FORWARDED);
     headers.remove(HOST);
     headers.remove(COOKIE);
     headers.remove(CONTENT_LENGTH);
@@ -74,9 +69,13 @@ pub fn to_client(headers: &mut HeaderMap, direct: bool) {
     if !direct {
         headers.remove(WWW_AUTHENTICATE);
     }
-    let cors: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
-    for name in cors {
+    remove_by_prefix(headers, "access-control-");
+}
+
+fn remove_by_prefix(headers: &mut HeaderMap, prefix: &str) {
+    let named: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
+    for name in named {
         headers.remove(name);
     }
 }
@@ -117,6 +116,7 @@ mod tests {
             ("proxy-authorization", "Basic x"),
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-host", "evil"),
+            ("x-forwarded-client-cert", "Subject=admin"),
             ("x-request-id", "mine"),
             ("host", "proxy"),
             ("mcp-session-id", "s"),

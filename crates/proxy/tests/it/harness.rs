@@ -22,26 +22,26 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Whom tokens must be meant for.
-pub const AUDIENCE: &str = "mcp-demo";
+pub(crate) const AUDIENCE: &str = "mcp-demo";
 
 /// Everybody may do everything.
-pub const PERMIT_ALL: &str = "permit(principal, action, resource);";
+pub(crate) const PERMIT_ALL: &str = "permit(principal, action, resource);";
 
 /// Longest wait for something that must happen. Only a failure ever takes this long.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A proxy that runs, and its surroundings.
-pub struct Harness {
-    pub idp: FakeIdp,
-    pub backend: McpBackend,
-    pub clock: ManualClock,
-    pub proxy: Arc<Proxy>,
-    pub address: SocketAddr,
-    pub audit: AuditLog,
-    pub metrics: Metrics,
-    pub readiness: Readiness,
-    pub drain: Drain,
-    pub load: Load,
+pub(crate) struct Harness {
+    pub(crate) idp: FakeIdp,
+    pub(crate) backend: McpBackend,
+    pub(crate) clock: ManualClock,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) address: SocketAddr,
+    pub(crate) audit: AuditLog,
+    pub(crate) metrics: Metrics,
+    pub(crate) readiness: Readiness,
+    pub(crate) drain: Drain,
+    pub(crate) load: Load,
     config: Value,
     serving: JoinHandle<()>,
 }
@@ -54,12 +54,12 @@ impl Drop for Harness {
 
 impl Harness {
     /// In front of a well-behaved server with three tools. `changes` is merged into the RunConfig.
-    pub async fn start(changes: Value) -> Self {
+    pub(crate) async fn start(changes: Value) -> Self {
         Self::before(McpBackend::with_tools(3).await, changes).await
     }
 
     /// In front of a server that answers as `handler` says.
-    pub async fn scripted(
+    pub(crate) async fn scripted(
         changes: Value,
         handler: impl Fn(&Recorded) -> skep_testkit::Reply + Send + Sync + 'static,
     ) -> Self {
@@ -67,12 +67,12 @@ impl Harness {
     }
 
     /// In front of `backend`.
-    pub async fn before(backend: McpBackend, changes: Value) -> Self {
+    pub(crate) async fn before(backend: McpBackend, changes: Value) -> Self {
         Self::with_limits(backend, changes, |limits| limits).await
     }
 
     /// In front of `backend`, with other bounds of the listener.
-    pub async fn with_limits(
+    pub(crate) async fn with_limits(
         backend: McpBackend,
         changes: Value,
         limits: impl FnOnce(HttpLimits) -> HttpLimits,
@@ -114,39 +114,39 @@ impl Harness {
     }
 
     /// The RunConfig in force with `changes` merged in, loaded.
-    pub fn changed(&self, changes: Value) -> Result<ProxyConfig, ConfigError> {
+    pub(crate) fn changed(&self, changes: Value) -> Result<ProxyConfig, ConfigError> {
         let mut config = self.config.clone();
         merge(&mut config, &changes);
         load(&config)
     }
 
     /// A good token of `subject`.
-    pub fn token(&self, subject: &str) -> String {
+    pub(crate) fn token(&self, subject: &str) -> String {
         self.idp.token(subject, AUDIENCE)
     }
 
     /// A token that differs from a good one as `change` says.
-    pub fn mint(&self, change: impl FnOnce(TokenSpec) -> TokenSpec) -> String {
+    pub(crate) fn mint(&self, change: impl FnOnce(TokenSpec) -> TokenSpec) -> String {
         self.idp.mint(&change(TokenSpec::valid("alice", AUDIENCE)))
     }
 
     /// POST of a message by alice.
-    pub async fn post(&self, message: &Value) -> Answer {
+    pub(crate) async fn post(&self, message: &Value) -> Answer {
         self.post_as("alice", message).await
     }
 
     /// POST of a message by `subject`.
-    pub async fn post_as(&self, subject: &str, message: &Value) -> Answer {
+    pub(crate) async fn post_as(&self, subject: &str, message: &Value) -> Answer {
         raw::post_rpc(self.address, "/mcp", Some(&self.token(subject)), message).await
     }
 
     /// POST of any bytes by alice, as JSON, with further headers.
-    pub async fn post_bytes(&self, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn post_bytes(&self, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         self.send("POST", "/mcp", headers, body).await
     }
 
     /// Any request by alice. `Content-Type` is added to a POST that has none.
-    pub async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         let mut connection = RawConnection::open(self.address).await;
         let bearer = self.bearer();
         let mut all = vec![("Authorization", bearer.as_str())];
@@ -158,12 +158,12 @@ impl Harness {
     }
 
     /// An Authorization header's value with a good token of alice.
-    pub fn bearer(&self) -> String {
+    pub(crate) fn bearer(&self) -> String {
         format!("Bearer {}", self.token("alice"))
     }
 
     /// The head of a POST by alice with `length` bytes of body, which the test sends itself.
-    pub fn head(&self, headers: &str) -> String {
+    pub(crate) fn head(&self, headers: &str) -> String {
         format!(
             "POST /mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAuthorization: {}\r\n{headers}\r\n",
             self.address,
@@ -172,14 +172,14 @@ impl Harness {
     }
 
     /// The value of a metric by the whole of its name and labels; 0 when it is not there.
-    pub fn metric(&self, name_and_labels: &str) -> f64 {
+    pub(crate) fn metric(&self, name_and_labels: &str) -> f64 {
         let text = self.metrics.encode();
         let found = text.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
         found.map_or(0.0, |value| value.parse().unwrap())
     }
 
     /// Every metric as text.
-    pub fn metrics_text(&self) -> String {
+    pub(crate) fn metrics_text(&self) -> String {
         self.metrics.encode()
     }
 }
@@ -213,29 +213,29 @@ fn merge(target: &mut Value, changes: &Value) {
 }
 
 /// `authz_config` with these policies.
-pub fn cedar(policies: &[&str]) -> Value {
+pub(crate) fn cedar(policies: &[&str]) -> Value {
     json!({"authz_config": {"version": "1.0", "type": "cedarv1", "cedar": {"policies": policies, "entities_json": ""}}})
 }
 
 /// A JSON-RPC request.
-pub fn rpc(id: impl Into<Value>, method: &str, params: Value) -> Value {
+pub(crate) fn rpc(id: impl Into<Value>, method: &str, params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id.into(), "method": method, "params": params})
 }
 
 /// A call of a tool, with id 1.
-pub fn call(tool: &str) -> Value {
+pub(crate) fn call(tool: &str) -> Value {
     rpc(1, "tools/call", json!({"name": tool, "arguments": {"text": "x"}}))
 }
 
 /// The names in a list result.
-pub fn names(message: &Value, member: &str, key: &str) -> Vec<String> {
+pub(crate) fn names(message: &Value, member: &str, key: &str) -> Vec<String> {
     let items = message["result"][member].as_array().unwrap_or_else(|| panic!("no {member} in {message}"));
     items.iter().map(|item| item[key].as_str().unwrap().to_owned()).collect()
 }
 
 /// Audit records, in memory.
 #[derive(Clone)]
-pub struct AuditLog {
+pub(crate) struct AuditLog {
     text: Arc<Mutex<Vec<u8>>>,
     lines: watch::Sender<usize>,
 }
@@ -261,7 +261,7 @@ impl Write for AuditLog {
 
 impl AuditLog {
     /// All records, once there are at least `count`.
-    pub async fn wait(&self, count: usize) -> Vec<Value> {
+    pub(crate) async fn wait(&self, count: usize) -> Vec<Value> {
         let mut lines = self.lines.subscribe();
         let waited = tokio::time::timeout(PATIENCE, lines.wait_for(|lines| *lines >= count)).await;
         assert!(waited.is_ok(), "fewer than {count} audit records: {}", self.text());
@@ -269,25 +269,25 @@ impl AuditLog {
     }
 
     /// The last of `count` records.
-    pub async fn last(&self, count: usize) -> Value {
+    pub(crate) async fn last(&self, count: usize) -> Value {
         let mut records = self.wait(count).await;
         assert_eq!(records.len(), count, "{records:#?}");
         records.pop().unwrap()
     }
 
     /// The records so far.
-    pub fn records(&self) -> Vec<Value> {
+    pub(crate) fn records(&self) -> Vec<Value> {
         self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The records so far, as they were written.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
     }
 }
 
 /// Waits until `condition` holds.
-pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -297,7 +297,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Bounds a wait that must end.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
         Err(_) => panic!("still waiting: {what}"),
@@ -307,7 +307,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 static LOGS: OnceLock<Arc<Mutex<Vec<u8>>>> = OnceLock::new();
 
 /// What all tests of this process have logged, at debug level.
-pub fn logs() -> String {
+pub(crate) fn logs() -> String {
     String::from_utf8_lossy(&capture_logs().lock().unwrap()).into_owned()
 }
 

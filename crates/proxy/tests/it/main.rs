@@ -6,3 +6,13 @@ mod harness;
 
 #[cfg(test)]
 mod authentication;
+#[cfg(test)]
+mod authorization;
+#[cfg(test)]
+mod forward;
+#[cfg(test)]
+mod body;
+#[cfg(test)]
+mod entrance;
+#[cfg(test)]
+mod tools;

@@ -112,7 +112,7 @@ impl Deadline {
 impl AsyncRead for Deadline {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.stage.load(Ordering::Acquire) == BUSY {
+        if this.stage.load(Ordering::Acquire) != HEAD {
             this.too_late = None;
         }
         let before = buf.filled().len();

@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// A reference to something that the files don't hold is an error instead of a warning.
     #[arg(long)]
     strict_references: bool,
+    /// Judge as `skep up` does: loopback addresses are allowed, and the files are all there is.
+    #[arg(long)]
+    local: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -29,7 +32,9 @@ pub(crate) struct Args {
 /// When a path can't be read.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let manifests = load(&args.paths)?;
-    let planned = manifests.plan_all(&PlanOptions::offline(args.strict_references));
+    let options =
+        if args.local { PlanOptions::local(false) } else { PlanOptions::offline(args.strict_references) };
+    let planned = manifests.plan_all(&options);
     let report = Report::new(&manifests, &planned);
     match args.output {
         Output::Text => print(&format!("{}{}\n", report.lines(), report.summary()))?,

@@ -70,6 +70,7 @@ impl Report {
             })
             .collect();
         for object in planned {
+            let of_object = findings.len();
             findings.extend(object.planned.problems.iter().map(|problem| Finding {
                 file: object.file.display().to_string(),
                 line: object.line_of(&problem.path),
@@ -83,6 +84,10 @@ impl Report {
                     name: object.name.clone(),
                 }),
             }));
+            // As one reads the file, whatever the order in which the planner looked.
+            if let Some(own) = findings.get_mut(of_object..) {
+                own.sort_by_key(|finding| finding.line);
+            }
         }
         let count = |word: &str| findings.iter().filter(|finding| finding.severity == word).count();
         let (errors, warnings) = (count("error"), count("warning"));

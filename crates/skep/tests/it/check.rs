@@ -116,6 +116,12 @@ fn folders_are_read_with_all_below_them_and_in_order() {
 }
 
 #[test]
+fn loopback_passes_when_judged_as_up_judges() {
+    assert_eq!(skep(&["check", "-f", "bad/remote-url-loopback.yaml"]).status.code(), Some(3));
+    assert_eq!(skep(&["check", "--local", "-f", "bad/remote-url-loopback.yaml"]).status.code(), Some(0));
+}
+
+#[test]
 fn wrong_usage_is_2_and_a_file_that_is_not_there_is_1() {
     assert_eq!(skep(&["check"]).status.code(), Some(2));
     assert_eq!(skep(&["check", "--nonsense"]).status.code(), Some(2));

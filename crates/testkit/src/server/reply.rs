@@ -21,7 +21,8 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    pub(crate) async fn opened(&self) {
+    /// Waits until the gate is open.
+    pub async fn opened(&self) {
         let _ = self.0.subscribe().wait_for(|open| *open).await;
     }
 }

@@ -217,7 +217,8 @@ mod tests {
     use skep_authserver::{Config, Issuer};
     use skep_testkit::{ManualClock, SeededRng};
 
-    use super::super::{AskError, ask, make_folder};
+    use super::super::ask::AskError;
+    use super::super::{ask, make_folder};
     use super::*;
 
     fn desk() -> Desk {

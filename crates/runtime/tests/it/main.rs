@@ -1,0 +1,5 @@
+//! The service shell over real sockets.
+
+// `cfg(test)` tells clippy that helpers in these files are test code too.
+#[cfg(test)]
+mod listener;
