@@ -11,7 +11,7 @@ use serde_json::Value;
 /// A `skep proxy run` that ends with its handle.
 pub struct ProxyProcess {
     child: Child,
-    _folder: tempfile::TempDir,
+    _folders: [tempfile::TempDir; 2],
     /// From spawning it to the first 200 of `/readyz`.
     pub start_to_ready: Duration,
 }
@@ -36,10 +36,11 @@ impl ProxyProcess {
         let folder = tempfile::tempdir()?;
         let config = folder.path().join("runconfig.json");
         std::fs::write(&config, run_config.to_string())?;
-        let audit = std::fs::File::create(folder.path().join("audit.log"))?;
+        let output = tempfile::tempdir()?;
+        let audit = std::fs::File::create(output.path().join("audit.log"))?;
         let begun = Instant::now();
         let child = spawn(&config, audit)?;
-        let mut process = Self { child, _folder: folder, start_to_ready: Duration::ZERO };
+        let mut process = Self { child, _folders: [folder, output], start_to_ready: Duration::ZERO };
         while !is_ready(address).await {
             anyhow::ensure!(begun.elapsed() < Duration::from_secs(20), "the proxy is not ready after 20 s");
             anyhow::ensure!(process.child.try_wait()?.is_none(), "the proxy ended before it was ready");

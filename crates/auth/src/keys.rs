@@ -47,14 +47,16 @@ impl KeySet {
     }
 
     /// The key for a token: by its id, or, for a token without one, the only key of that algorithm.
-    pub fn find(&self, id: Option<&str>) -> Option<&VerifyingKey> {
-        match id {
-            Some(id) => self.keys.iter().find(|key| key.id.as_deref() == Some(id)),
-            None => match self.keys.as_slice() {
-                [only] => Some(only),
-                _ => None,
-            },
-        }
+    /// Where several keys have one id (RFC 7517 §4.5 allows it for keys of different kinds), the one
+    /// that fits the algorithm; a key that was named but does not fit is still found, so that the
+    /// refusal can say so.
+    pub fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&VerifyingKey> {
+        let Some(id) = id else {
+            let mut fitting = self.keys.iter().filter(|key| key.allows(algorithm));
+            return fitting.next().filter(|_| fitting.next().is_none());
+        };
+        let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(id));
+        named.clone().find(|key| key.allows(algorithm)).or_else(|| named.next())
     }
 
     /// Number of usable keys.
@@ -154,12 +156,12 @@ mod tests {
     #[test]
     fn the_key_decides_which_algorithms_it_verifies() {
         let entra = set(&format!(r#"{{"kty":"RSA","kid":"e","n":"{RSA}","e":"AQAB","use":"sig"}}"#)).unwrap();
-        let key = entra.find(Some("e")).unwrap();
+        let key = entra.find(Some("e"), Algorithm::RS256).unwrap();
         assert!(key.allows(Algorithm::RS256) && key.allows(Algorithm::PS512));
         assert!(!key.allows(Algorithm::ES256));
         let fixed =
             set(&format!(r#"{{"kty":"RSA","kid":"f","n":"{RSA}","e":"AQAB","alg":"RS256"}}"#)).unwrap();
-        assert!(!fixed.find(Some("f")).unwrap().allows(Algorithm::PS256));
+        assert!(!fixed.find(Some("f"), Algorithm::RS256).unwrap().allows(Algorithm::PS256));
     }
 
     #[test]
@@ -176,7 +178,7 @@ mod tests {
         ] {
             let both = set(&format!("{skipped},{ec}")).unwrap();
             assert_eq!(both.len(), 1, "{skipped}");
-            assert!(both.find(Some("s")).is_none());
+            assert!(both.find(Some("s"), Algorithm::RS256).is_none());
             assert!(matches!(set(&skipped), Err(KeySetError::NothingUsable)), "{skipped}");
         }
         for broken in ["", "[]", "{}", r#"{"keys":7}"#, r#"{"keys":[],"keys":[]}"#] {

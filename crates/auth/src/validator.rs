@@ -84,13 +84,13 @@ impl TokenValidator {
             return Err(AuthError::Algorithm);
         }
         let id = jwt.key_id.as_deref();
-        let keys = if keys.keys.find(id).is_some() {
+        let keys = if keys.keys.find(id, jwt.algorithm).is_some() {
             keys
         } else {
             let unavailable = |_| AuthError::KeysUnavailable;
             self.keys.keys_with_unknown(keys.generation).await.map_err(unavailable)?
         };
-        let key = keys.keys.find(id).ok_or(AuthError::UnknownKey)?;
+        let key = keys.keys.find(id, jwt.algorithm).ok_or(AuthError::UnknownKey)?;
         if !key.allows(jwt.algorithm) {
             return Err(AuthError::Algorithm);
         }

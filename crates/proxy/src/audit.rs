@@ -18,6 +18,9 @@ use crate::message::{Call, Message};
 /// Records that wait to be written; a full queue makes requests wait rather than records vanish.
 const QUEUE: usize = 16_384;
 
+/// How long records gather before they are written together.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// Longest text a client may put into one field of a record.
 const FIELD: usize = 256;
 
@@ -101,6 +104,9 @@ fn write_records(mut target: Box<dyn Write + Send>, records: &Receiver<String>, 
             failures.fetch_add(count, Ordering::Relaxed);
             tracing::error!(error = %error, records = count, "audit records could not be written");
         }
+        // Under load, records that come meanwhile are written together, and nobody wakes this thread
+        // for each of them.
+        std::thread::sleep(GATHER);
     }
 }
 

@@ -300,7 +300,10 @@ pub fn read(body: Bytes, depth: usize) -> Result<Message, MessageFault> {
 }
 
 fn params<'a>(envelope: &Members<'a>) -> Result<Members<'a>, MessageFault> {
-    let Some(raw) = envelope.get("params") else { return Ok(Members::default()) };
+    // Some clients write null where they mean nothing.
+    let Some(raw) = envelope.get("params").filter(|raw| raw.get() != "null") else {
+        return Ok(Members::default());
+    };
     let members =
         Members::read(raw).ok_or(MessageFault::NotAMessage { reason: "params must be an object" })?;
     no_folding(&members, &PARAMS)?;

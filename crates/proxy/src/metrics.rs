@@ -240,10 +240,11 @@ impl ProxyMetricsHandle {
         self.families.anonymous.get_or_create(&labels).set(i64::from(anonymous));
     }
 
-    /// Counts an audit record that was lost.
-    pub fn audit_failure(&self) {
+    /// Shows how many audit records the proxy's sink could not write.
+    pub fn audit_failures(&self, total: u64) {
         let labels = ProxyOnly { proxy: Arc::clone(&self.proxy) };
-        self.families.audit_failures.get_or_create(&labels).inc();
+        let counter = self.families.audit_failures.get_or_create(&labels);
+        counter.inner().fetch_max(total, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Lets a tool's name be a label: only names that the configuration or the backend knows.

@@ -21,8 +21,8 @@ use skep_runtime::rng::SharedRng;
 
 use crate::cedar::Verdict;
 use crate::error::Rejection;
-use crate::metrics::ProxyMetricsHandle;
 use crate::message::Call;
+use crate::metrics::ProxyMetricsHandle;
 use crate::request::{Authenticated, Authorized};
 use crate::routes::{Route, Routes, served};
 use crate::service::record::{Exchange, Recorded, Recorder, Recording};

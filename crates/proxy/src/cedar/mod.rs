@@ -2,10 +2,12 @@
 
 mod entities;
 mod partition;
+mod remembered;
 mod values;
 
 use std::collections::HashSet;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
@@ -17,6 +19,7 @@ use skep_auth::identity::Identity;
 
 use self::entities::Model;
 use self::partition::Partition;
+use self::remembered::{Remembered, looks_at_arguments};
 
 pub use self::values::Numbers;
 
@@ -78,6 +81,8 @@ pub struct Policies {
     partition: Partition,
     model: Model,
     count: usize,
+    /// Present when no policy looks at arguments.
+    remembered: Option<Remembered>,
 }
 
 impl Policies {
@@ -107,8 +112,10 @@ impl Policies {
         let base = base_entities(&config.entities_json)?;
         let model = Model::new(config, server, numbers, base)?;
         let count = policies.len();
+        let general = !policies.iter().any(|policy| looks_at_arguments(&policy.to_string()));
         let partition = Partition::new(policies, model.actions_have_parents());
-        Ok(Self { authorizer: Authorizer::new(), partition, model, count })
+        let remembered = general.then(Remembered::default);
+        Ok(Self { authorizer: Authorizer::new(), partition, model, count, remembered })
     }
 
     /// Number of policies.
@@ -121,8 +128,15 @@ impl Policies {
         self.count == 0
     }
 
-    /// Decides one call.
-    pub fn decide(&self, who: &Identity, action: Action<'_>) -> Verdict {
+    /// Decides one call. What was decided before for this very identity is not decided again.
+    pub fn decide(&self, who: &Arc<Identity>, action: Action<'_>) -> Verdict {
+        match &self.remembered {
+            Some(remembered) => remembered.or_decide(who, action, || self.decide_now(who, action)),
+            None => self.decide_now(who, action),
+        }
+    }
+
+    fn decide_now(&self, who: &Identity, action: Action<'_>) -> Verdict {
         let caller = self.model.caller(who);
         let resource = self.model.resource(action);
         // Unknown is not "no": `!resource.destructiveHint` must not let through what nobody has seen.

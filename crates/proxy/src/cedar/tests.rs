@@ -2,16 +2,16 @@ use serde_json::json;
 
 use super::*;
 
-fn who(subject: &str, claims: Value) -> Identity {
+fn who(subject: &str, claims: Value) -> Arc<Identity> {
     let Value::Object(mut claims) = claims else { panic!("claims are an object") };
     claims.insert("sub".to_owned(), json!(subject));
-    Identity {
+    Arc::new(Identity {
         issuer: "https://idp.example".to_owned(),
         subject: subject.to_owned(),
         claims,
         scopes: Vec::new(),
         expires_at: i64::MAX,
-    }
+    })
 }
 
 fn load(policies: &[&str]) -> Policies {
@@ -242,7 +242,10 @@ fn a_policy_that_asks_for_annotations_denies_a_tool_that_no_list_has_shown() {
     let shown = ToolAnnotations::default();
     let with = |annotations| Action::CallTool { name: "x", arguments: &none, annotations };
     for policies in [
-        ["permit(principal, action, resource) when { !(resource has destructiveHint && resource.destructiveHint) };", ""],
+        [
+            "permit(principal, action, resource) when { !(resource has destructiveHint && resource.destructiveHint) };",
+            "",
+        ],
         [
             "permit(principal, action, resource);",
             "forbid(principal, action, resource) when { resource has destructiveHint && resource.destructiveHint };",
@@ -252,7 +255,9 @@ fn a_policy_that_asks_for_annotations_denies_a_tool_that_no_list_has_shown() {
             "forbid(principal, action, resource == Tool::\"x\") when { resource has openWorldHint };",
         ],
     ] {
-        let policies = load(&policies.map(|text| if text.is_empty() { "permit(principal == Client::\"nobody\", action, resource);" } else { text }));
+        let policies = load(&policies.map(|text| {
+            if text.is_empty() { "permit(principal == Client::\"nobody\", action, resource);" } else { text }
+        }));
         assert!(!policies.decide(&alice, with(None)).allowed);
         assert!(policies.decide(&alice, with(Some(&shown))).allowed);
     }

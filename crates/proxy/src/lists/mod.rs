@@ -114,7 +114,8 @@ impl ListFilter {
             // Answers to other requests (a resumed stream): the shape tells what it is.
             None => self.shaped(&fields),
         };
-        let lenient = |name: &str| ListKind::ALL.iter().any(|kind| skep_api::json::folds_to(name, kind.member()));
+        let lenient =
+            |name: &str| ListKind::ALL.iter().any(|kind| skep_api::json::folds_to(name, kind.member()));
         if fields.0.iter().any(|(name, _)| lenient(name)) {
             return Err(Unfilterable::NoItems);
         }

@@ -139,7 +139,7 @@ impl Recorder {
             None => seen.rpc_error.is_some(),
         };
         let outcome = match Outcome::of(status, recorded.denied, inside) {
-            Outcome::Success if seen.broken => Outcome::Error,
+            Outcome::Success | Outcome::ApplicationError if seen.broken => Outcome::Error,
             outcome => outcome,
         };
         let tool = recorded.target.as_ref().filter(|target| recorded.backend && target.kind == "tool");
@@ -182,6 +182,7 @@ impl Recorder {
         });
         if wanted(config, record.kind()) {
             sink.write(&record);
+            self.metrics.audit_failures(sink.failures());
         }
     }
 }

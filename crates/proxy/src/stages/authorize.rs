@@ -1,7 +1,7 @@
 //! May this caller do this? Nothing that comes later, no credential and no backend, sees a request
 //! that was refused here.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 use skep_auth::identity::Identity;
@@ -81,19 +81,22 @@ pub fn authorize(
 pub(crate) fn principal(caller: &Caller) -> Arc<Identity> {
     match caller {
         Caller::Known(identity) => Arc::clone(identity),
-        Caller::Anonymous => {
-            let mut claims = serde_json::Map::new();
-            claims.insert("sub".to_owned(), Value::String("anonymous".to_owned()));
-            Arc::new(Identity {
-                issuer: String::new(),
-                subject: "anonymous".to_owned(),
-                claims,
-                scopes: Vec::new(),
-                expires_at: i64::MAX,
-            })
-        }
+        Caller::Anonymous => Arc::clone(&NOBODY),
     }
 }
+
+/// Everybody whom nobody asked.
+static NOBODY: LazyLock<Arc<Identity>> = LazyLock::new(|| {
+    let mut claims = serde_json::Map::new();
+    claims.insert("sub".to_owned(), Value::String("anonymous".to_owned()));
+    Arc::new(Identity {
+        issuer: String::new(),
+        subject: "anonymous".to_owned(),
+        claims,
+        scopes: Vec::new(),
+        expires_at: i64::MAX,
+    })
+});
 
 fn open() -> Verdict {
     Verdict { allowed: true, policies: Vec::new(), errors: Vec::new() }

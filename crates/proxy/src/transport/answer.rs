@@ -167,7 +167,7 @@ impl EventStream {
             self.stop("the MCP server's list cannot be filtered, so it is not shown");
             return false;
         }
-        let Some(data) = frame.data().filter(|data| !data.is_empty()) else {
+        let Some(data) = frame.data().filter(|data| !data.trim_ascii().is_empty()) else {
             self.ready.push_back(frame.bytes);
             return true;
         };

@@ -12,8 +12,7 @@ const HOP_BY_HOP: [HeaderName; 7] =
 
 /// Older names of the same kind, and headers that say where a request came from, which only a proxy
 /// may say.
-const FROM_CLIENT: [&str; 5] =
-    ["keep-alive", "proxy-connection", "http2-settings", "forwarded", "x-real-ip"];
+const FROM_CLIENT: [&str; 5] = ["keep-alive", "proxy-connection", "http2-settings", "forwarded", "x-real-ip"];
 
 /// Every header that begins like this is of that kind too.
 const FORWARDED: &str = "x-forwarded-";

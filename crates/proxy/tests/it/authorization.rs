@@ -30,7 +30,9 @@ async fn policies_decide_who_may_do_what_and_what_is_denied_never_reaches_the_ba
     let complete = |reference: Value| {
         rpc(1, "completion/complete", json!({"ref": reference, "argument": {"name": "x", "value": "y"}}))
     };
-    let listen = |uris: Value| rpc(1, "subscriptions/listen", json!({"notifications": {"resourceSubscriptions": uris}}));
+    let listen = |uris: Value| {
+        rpc(1, "subscriptions/listen", json!({"notifications": {"resourceSubscriptions": uris}}))
+    };
     let notification = |method: &str| json!({"jsonrpc": "2.0", "method": method, "params": {}});
     let table: Vec<(&str, &Value, Value, bool)> = vec![
         ("alice, her tool", &alice, tool("tool-0"), true),
@@ -44,7 +46,12 @@ async fn policies_decide_who_may_do_what_and_what_is_denied_never_reaches_the_ba
         ("arguments", &alice, add(json!({"a": 9, "b": 1})), true),
         ("arguments out of bounds", &alice, add(json!({"a": 10, "b": 1})), false),
         ("an argument is missing", &alice, add(json!({"a": 1})), false),
-        ("an argument of another type is an error, which denies", &alice, add(json!({"a": "1", "b": 1})), false),
+        (
+            "an argument of another type is an error, which denies",
+            &alice,
+            add(json!({"a": "1", "b": 1})),
+            false,
+        ),
         ("a prompt", &bob, rpc(1, "prompts/get", json!({"name": "greet"})), true),
         ("another prompt", &alice, rpc(1, "prompts/get", json!({"name": "part"})), false),
         ("a resource", &bob, read("resources/read", "test://one"), true),
@@ -56,11 +63,25 @@ async fn policies_decide_who_may_do_what_and_what_is_denied_never_reaches_the_ba
         ("complete a prompt", &bob, complete(json!({"type": "ref/prompt", "name": "greet"})), true),
         ("complete another prompt", &bob, complete(json!({"type": "ref/prompt", "name": "part"})), false),
         ("complete a resource", &bob, complete(json!({"type": "ref/resource", "uri": "test://one"})), true),
-        ("complete another resource", &bob, complete(json!({"type": "ref/resource", "uri": "test://item/{id}"})), false),
+        (
+            "complete another resource",
+            &bob,
+            complete(json!({"type": "ref/resource", "uri": "test://item/{id}"})),
+            false,
+        ),
         ("listen to nothing", &bob, listen(json!([])), true),
         ("listen to a resource", &bob, listen(json!(["test://one"])), true),
         ("listen to one too many", &bob, listen(json!(["test://one", "test://two"])), false),
-        ("initialize", &bob, rpc(1, "initialize", json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}})), true),
+        (
+            "initialize",
+            &bob,
+            rpc(
+                1,
+                "initialize",
+                json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}),
+            ),
+            true,
+        ),
         ("ping", &bob, rpc(1, "ping", json!({})), true),
         ("discover", &bob, rpc(1, "server/discover", json!({})), true),
         ("set the log level", &bob, rpc(1, "logging/setLevel", json!({"level": "debug"})), true),
@@ -70,10 +91,20 @@ async fn policies_decide_who_may_do_what_and_what_is_denied_never_reaches_the_ba
         ("an unknown method", &chief, rpc(1, "vendor/thing", json!({})), false),
         ("tasks", &chief, rpc(1, "tasks/get", json!({"taskId": "1"})), false),
         ("tasks, list", &chief, rpc(1, "tasks/list", json!({})), false),
-        ("sampling, which is the server's to ask", &chief, rpc(1, "sampling/createMessage", json!({})), false),
+        (
+            "sampling, which is the server's to ask",
+            &chief,
+            rpc(1, "sampling/createMessage", json!({})),
+            false,
+        ),
         ("a method in another spelling", &chief, rpc(1, "Tools/Call", json!({"name": "tool-0"})), false),
         ("a method with a space", &chief, rpc(1, "tools/call ", json!({"name": "tool-0"})), false),
-        ("a call without an id", &alice, json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "tool-0"}}), false),
+        (
+            "a call without an id",
+            &alice,
+            json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": "tool-0"}}),
+            false,
+        ),
         ("an unknown notification", &chief, notification("vendor/notify"), false),
         ("the empty method", &chief, rpc(1, "", json!({})), false),
     ];
@@ -130,8 +161,13 @@ async fn lists_show_what_may_be_used() {
     }
     let everything = Harness::start(cedar(&[PERMIT_ALL])).await;
     let through = everything.post(&rpc(1, "tools/list", json!({}))).await;
-    let direct =
-        skep_testkit::raw::post_rpc(everything.backend.address(), "/mcp", None, &rpc(1, "tools/list", json!({}))).await;
+    let direct = skep_testkit::raw::post_rpc(
+        everything.backend.address(),
+        "/mcp",
+        None,
+        &rpc(1, "tools/list", json!({})),
+    )
+    .await;
     assert_eq!(through.body, direct.body, "nothing filtered, nothing changed");
 }
 
@@ -143,11 +179,26 @@ fn list() -> Value {
 async fn a_list_in_an_event_stream_is_filtered_wherever_it_is_cut() {
     let mut streams = streams::oddities(&list());
     let before = "event: message\r\n: comment\r\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":1,\"progress\":1}}\r\nid: 7\r\nretry: 250\r\n\r\n";
-    streams.push(streams::Oddity { name: "after a progress event", stream: format!("{before}data: {}\n\n", list()).into_bytes() });
-    streams.push(streams::Oddity { name: "without its blank line", stream: format!("data: {}\n", list()).into_bytes() });
-    streams.push(streams::Oddity { name: "without its line end", stream: format!("data: {}", list()).into_bytes() });
-    streams.push(streams::Oddity { name: "tabs and spaces", stream: format!("data:  \t{}\t \n\n", list()).into_bytes() });
-    streams.push(streams::Oddity { name: "a field that ends in data", stream: format!("xdata: 1\ndata: {}\n\n", list()).into_bytes() });
+    streams.push(streams::Oddity {
+        name: "after a progress event",
+        stream: format!("{before}data: {}\n\n", list()).into_bytes(),
+    });
+    streams.push(streams::Oddity {
+        name: "without its blank line",
+        stream: format!("data: {}\n", list()).into_bytes(),
+    });
+    streams.push(streams::Oddity {
+        name: "without its line end",
+        stream: format!("data: {}", list()).into_bytes(),
+    });
+    streams.push(streams::Oddity {
+        name: "tabs and spaces",
+        stream: format!("data:  \t{}\t \n\n", list()).into_bytes(),
+    });
+    streams.push(streams::Oddity {
+        name: "a field that ends in data",
+        stream: format!("xdata: 1\ndata: {}\n\n", list()).into_bytes(),
+    });
     let harness = Harness::start(cedar(&POLICIES)).await;
     for odd in &streams {
         for cut in [1, 2, 3, 5, 11, 4096] {
@@ -177,14 +228,23 @@ async fn lists_are_filtered_on_every_stream_and_every_time() {
     let streams = [twice, format!("data: {others}\n\ndata: {}\n\n", list()), batch];
     for stream in streams {
         harness.backend.set_handler(move |_| Reply::sse([stream.clone()]));
-        for request in [rpc(1, "tools/list", json!({})), rpc(2, "ping", json!({})), call("tool-0"), rpc(1, "prompts/list", json!({}))] {
+        for request in [
+            rpc(1, "tools/list", json!({})),
+            rpc(2, "ping", json!({})),
+            call("tool-0"),
+            rpc(1, "prompts/list", json!({})),
+        ] {
             let answer = harness.post(&request).await;
             assert!(!answer.text().contains("secret-tool"), "{request}: {}", answer.text());
         }
         for headers in [vec![], vec![("Last-Event-ID", "5")]] {
             let answer = harness.send("GET", "/mcp", &headers, b"").await;
             assert_eq!(answer.status, 200);
-            assert!(!answer.text().contains("secret-tool") && answer.text().contains("tool-0"), "{}", answer.text());
+            assert!(
+                !answer.text().contains("secret-tool") && answer.text().contains("tool-0"),
+                "{}",
+                answer.text()
+            );
         }
     }
 }
@@ -204,11 +264,14 @@ async fn a_list_that_cannot_be_filtered_is_not_shown() {
         ("tools in capitals", good.replacen("\"tools\"", "\"Tools\"", 1)),
         ("tools and Tools", good.replacen("\"tools\"", "\"tools\":[],\"Tools\"", 1)),
         ("Name", good.replacen("\"name\"", "\"Name\"", 1)),
-        ("name and Name", good.replacen("\"name\":\"secret-tool\"", "\"name\":\"tool-0\",\"Name\":\"secret-tool\"", 1)),
+        (
+            "name and Name",
+            good.replacen("\"name\":\"secret-tool\"", "\"name\":\"tool-0\",\"Name\":\"secret-tool\"", 1),
+        ),
         ("an object of tools", good.replacen('[', "{\"a\":", 1).replacen(']', "}", 1)),
         ("names that are numbers", good.replacen("\"secret-tool\"", "7,\"x\":\"secret-tool\"", 1)),
         ("event stream in disguise", format!("data: {good}\n\n")),
-        ("cut off", good[..good.len() - 2].to_owned()),
+        ("cut off", good.strip_suffix("}}").unwrap().to_owned()),
         ("nothing", String::new()),
     ];
     for (what, body) in bodies {
@@ -296,7 +359,13 @@ async fn a_compressed_list_is_refused() {
     });
     assert_eq!(harness.post(&rpc(1, "tools/list", json!({}))).await.status, 502);
     // Nobody is told that the proxy could read it.
-    assert!(harness.backend.requests().iter().all(|request| request.header_all("accept-encoding") == ["identity"]));
+    assert!(
+        harness
+            .backend
+            .requests()
+            .iter()
+            .all(|request| request.header_all("accept-encoding") == ["identity"])
+    );
 }
 
 #[tokio::test]
@@ -334,13 +403,17 @@ async fn annotations_are_learned_from_lists_and_unknown_is_not_harmless() {
         assert_eq!(harness.post(&call("tool-0")).await.status, 200);
         assert_eq!(harness.post(&call("tool-2")).await.status, 403);
         assert_eq!(harness.post(&call("never-listed")).await.status, 403);
-        assert!(harness.backend.requests().iter().all(|request| !request.json()["params"]["name"].as_str().is_some_and(|name| name != "tool-0")));
+        let seen = harness.backend.requests();
+        let called = seen.iter().filter(|request| request.rpc_method() == "tools/call");
+        assert!(called.map(|request| request.json()["params"]["name"].clone()).all(|name| name == "tool-0"));
     }
 }
 
 #[tokio::test]
 async fn annotations_of_the_configuration_win_over_the_backends() {
-    let mut changes = cedar(&[r#"permit(principal, action == Action::"call_tool", resource) when { resource.readOnlyHint };"#]);
+    let mut changes = cedar(&[
+        r#"permit(principal, action == Action::"call_tool", resource) when { resource.readOnlyHint };"#,
+    ]);
     changes["tools_override"] = json!({
         "tool-2": {"annotations": {"readOnlyHint": true}}, "tool-0": {"annotations": {"readOnlyHint": false}},
     });
@@ -353,7 +426,8 @@ async fn annotations_of_the_configuration_win_over_the_backends() {
 
 #[tokio::test]
 async fn policies_see_the_backends_name_of_a_renamed_tool() {
-    let mut changes = cedar(&[r#"permit(principal, action == Action::"call_tool", resource == Tool::"tool-1");"#]);
+    let mut changes =
+        cedar(&[r#"permit(principal, action == Action::"call_tool", resource == Tool::"tool-1");"#]);
     changes["tools_override"] = json!({"tool-1": {"name": "tool-2"}, "tool-2": {"name": "tool-1"}});
     let harness = Harness::start(changes).await;
     assert_eq!(harness.post(&call("tool-2")).await.status, 200);
@@ -369,21 +443,27 @@ async fn an_answer_that_is_no_list_streams_through_policies_untouched() {
         "tools/call" => Reply::status(200)
             .header("Content-Type", "application/json")
             .framing(Framing::Chunked)
-            .step(Step::Send(Bytes::from_static(b" {\"result\":{\"content\":[],\"tools\":[{\"name\":\"x\"}]},")))
+            .step(Step::Send(Bytes::from_static(
+                b" {\"result\":{\"content\":[],\"tools\":[{\"name\":\"x\"}]},",
+            )))
             .step(Step::Send(Bytes::from_static(b"\"jsonrpc\":\"2.0\",\"id\":1.0}\n"))),
         _ => well_behaved(request, 3),
     })
     .await;
     let harness = Harness::before(backend, cedar(&POLICIES)).await;
     let answer = harness.post(&call("tool-0")).await;
-    let expected = " {\"result\":{\"content\":[],\"tools\":[{\"name\":\"x\"}]},\"jsonrpc\":\"2.0\",\"id\":1.0}\n";
+    let expected =
+        " {\"result\":{\"content\":[],\"tools\":[{\"name\":\"x\"}]},\"jsonrpc\":\"2.0\",\"id\":1.0}\n";
     assert_eq!(answer.text(), expected);
 }
 
 #[tokio::test]
 async fn a_filtered_list_is_marked_private() {
     let backend = McpBackend::start(|request| {
-        replies::rpc_result(request, &json!({"tools": [{"name": "tool-0"}], "ttlMs": 60_000, "cacheScope": "public"}))
+        replies::rpc_result(
+            request,
+            &json!({"tools": [{"name": "tool-0"}], "ttlMs": 60_000, "cacheScope": "public"}),
+        )
     })
     .await;
     let harness = Harness::before(backend, cedar(&POLICIES)).await;

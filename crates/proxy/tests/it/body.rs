@@ -14,9 +14,12 @@ async fn a_body_that_is_not_one_strict_message_is_refused_and_audited() {
         let harness = Harness::start(changes).await;
         let nested = |depth: usize| {
             let (open, close) = ("[".repeat(depth), "]".repeat(depth));
-            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"a","arguments":{{"x":{open}{close}}}}}}}"#)
+            format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"a","arguments":{{"x":{open}{close}}}}}}}"#
+            )
         };
-        let call = |rest: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{rest}}}"#);
+        let call =
+            |rest: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{rest}}}"#);
         let table: Vec<(&str, Vec<u8>)> = vec![
             ("duplicate method", br#"{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}"#.to_vec()),
             ("duplicate method, escaped", br#"{"jsonrpc":"2.0","id":1,"method":"ping","\u006dethod":"tools/call"}"#.to_vec()),
@@ -59,6 +62,7 @@ async fn a_body_that_is_not_one_strict_message_is_refused_and_audited() {
             ("method a number", br#"{"jsonrpc":"2.0","id":1,"method":7}"#.to_vec()),
             ("method and result", br#"{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}"#.to_vec()),
             ("neither", br#"{"jsonrpc":"2.0","id":1}"#.to_vec()),
+            ("params null where a name is needed", br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":null}"#.to_vec()),
             ("params a list", br#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":["a"]}"#.to_vec()),
             ("name a number", call(r#"{"name":7}"#).into()),
             ("no name", call("{}").into()),
@@ -70,7 +74,11 @@ async fn a_body_that_is_not_one_strict_message_is_refused_and_audited() {
         for (index, (what, body)) in table.iter().enumerate() {
             let answer = harness.post_bytes(&[], body).await;
             assert_eq!(answer.status, 400, "{what}: {}", answer.text());
-            assert!(answer.text().starts_with("Invalid or malformed MCP request"), "{what}: {}", answer.text());
+            assert!(
+                answer.text().starts_with("Invalid or malformed MCP request"),
+                "{what}: {}",
+                answer.text()
+            );
             let record = harness.audit.last(index + 1).await;
             assert_eq!(record["outcome"], "failure", "{what}");
             assert_eq!(record["subjects"]["user_id"], "alice", "{what}");
@@ -106,6 +114,7 @@ async fn what_is_unusual_but_clear_is_forwarded_byte_for_byte() {
         r#"{"jsonrpc":"2.0","id":7,"result":{"roots":[]}}"#.to_owned(),
         r#"{"jsonrpc":"2.0","id":7,"error":{"code":1,"message":"x"}}"#.to_owned(),
         r#"{"jsonrpc":"2.0","id":1.0,"method":"ping","params":{}}"#.to_owned(),
+        r#"{"jsonrpc":"2.0","id":1,"method":"tools/list","params":null}"#.to_owned(),
         r#"{"jsonrpc":"2.0","id":"","method":"vendor/thing","params":{"a":1}}"#.to_owned(),
     ];
     for (index, body) in bodies.iter().enumerate() {
@@ -177,7 +186,8 @@ async fn only_plain_json_is_read() {
         forwarded += usize::from(*expected == 200);
     }
     let bearer = harness.bearer();
-    let none = raw::request(harness.address, "POST", "/mcp", &[("Authorization", &bearer)], body.as_bytes()).await;
+    let none =
+        raw::request(harness.address, "POST", "/mcp", &[("Authorization", &bearer)], body.as_bytes()).await;
     assert_eq!(none.status, 415);
     assert_eq!(harness.backend.requests().len(), forwarded);
     harness.audit.last(table.len() + 1).await;
@@ -284,7 +294,16 @@ async fn unknown_protocol_versions_are_refused_only_where_that_is_asked_for() {
 #[tokio::test]
 async fn ids_come_back_as_they_were_written() {
     let harness = Harness::start(cedar(&["forbid(principal, action, resource);"])).await;
-    for id in ["1", "-7", "\"a\\\"b\"", "\"ä\"", "9007199254740993", "123456789012345678901234567890", "1.0", "\"\""] {
+    for id in [
+        "1",
+        "-7",
+        "\"a\\\"b\"",
+        "\"ä\"",
+        "9007199254740993",
+        "123456789012345678901234567890",
+        "1.0",
+        "\"\"",
+    ] {
         let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"x"}}}}"#);
         let answer = harness.post_bytes(&[], body.as_bytes()).await;
         assert_eq!(answer.status, 403);
@@ -298,4 +317,24 @@ async fn ids_come_back_as_they_were_written() {
     assert_eq!(answer.json(), json!({"jsonrpc": "2.0", "error": {"code": 403, "message": "Unauthorized"}}));
     assert_eq!(answer.json().get("id"), None::<&Value>);
     assert_eq!(harness.backend.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_before_it_sends_is_told_to_go_on_only_when_it_may() {
+    let harness = Harness::start(json!({})).await;
+    let body = call("tool-0").to_string();
+    let mut known = RawConnection::open(harness.address).await;
+    let expect = format!("Expect: 100-continue\r\nContent-Length: {}\r\n", body.len());
+    known.send(harness.head(&expect).as_bytes()).await;
+    assert_eq!(known.read_head().await.status, 100);
+    known.send(body.as_bytes()).await;
+    assert_eq!(known.read_answer().await.status, 200);
+    assert_eq!(harness.backend.requests()[0].header("expect"), None);
+    let mut stranger = RawConnection::open(harness.address).await;
+    let head = harness.head(&expect).replace("Authorization", "X-Authorization");
+    stranger.send(head.as_bytes()).await;
+    assert_eq!(stranger.read_head().await.status, 401);
+    let mut greedy = RawConnection::open(harness.address).await;
+    greedy.send(harness.head("Expect: 100-continue\r\nContent-Length: 99999999\r\n").as_bytes()).await;
+    assert_eq!(greedy.read_head().await.status, 413);
 }

@@ -7,7 +7,8 @@ use crate::harness::{Harness, call};
 
 #[tokio::test]
 async fn only_known_hosts_are_let_in() {
-    let harness = Harness::start(json!({"skep": {"allowed_hosts": ["gateway.example:8443", "mcp.internal"]}})).await;
+    let harness =
+        Harness::start(json!({"skep": {"allowed_hosts": ["gateway.example:8443", "mcp.internal"]}})).await;
     let port = harness.address.port();
     let table = [
         (format!("127.0.0.1:{port}"), 200),
@@ -31,7 +32,8 @@ async fn only_known_hosts_are_let_in() {
     ];
     let mut passed = 0;
     for (index, (host, expected)) in table.iter().enumerate() {
-        let answer = harness.send("POST", "/mcp", &[("Host", host)], call("tool-0").to_string().as_bytes()).await;
+        let answer =
+            harness.send("POST", "/mcp", &[("Host", host)], call("tool-0").to_string().as_bytes()).await;
         assert_eq!(answer.status, *expected, "{host:?}: {}", answer.text());
         if answer.status == 403 {
             let refusal = json!({"jsonrpc": "2.0", "error": {"code": -32600, "message": "Host not allowed"}});
@@ -84,7 +86,8 @@ async fn only_known_origins_are_let_in_and_named_in_cors() {
             );
         } else {
             assert_eq!(named, None, "{origin}");
-            let refusal = json!({"jsonrpc": "2.0", "error": {"code": -32600, "message": "Origin not allowed"}});
+            let refusal =
+                json!({"jsonrpc": "2.0", "error": {"code": -32600, "message": "Origin not allowed"}});
             assert_eq!(answer.json(), refusal);
         }
         let preflight = raw::request(harness.address, "OPTIONS", "/mcp", &[("Origin", origin)], b"").await;
@@ -98,8 +101,12 @@ async fn only_known_origins_are_let_in_and_named_in_cors() {
     let two = [("Origin", "https://app.example"), ("Origin", "https://app.example")];
     assert_eq!(harness.send("POST", "/mcp", &two, b"{}").await.status, 403);
     // A page that is let in can read why it was refused.
-    let refused = raw::request(harness.address, "POST", "/mcp", &[("Origin", "https://app.example")], b"{}").await;
-    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (401, Some("https://app.example")));
+    let refused =
+        raw::request(harness.address, "POST", "/mcp", &[("Origin", "https://app.example")], b"{}").await;
+    assert_eq!(
+        (refused.status, refused.header("access-control-allow-origin")),
+        (401, Some("https://app.example"))
+    );
     assert_eq!(harness.backend.requests().len(), 5);
 }
 
@@ -142,7 +149,10 @@ async fn health_is_asked_without_name_or_token() {
     assert!(harness.audit.records().is_empty(), "probes are not audited");
     harness.readiness.not_ready("keys", "no keys yet");
     let ready = raw::get(harness.address, "/readyz").await;
-    assert_eq!((ready.status, ready.json()), (503, json!({"ready": false, "reasons": {"keys": "no keys yet"}})));
+    assert_eq!(
+        (ready.status, ready.json()),
+        (503, json!({"ready": false, "reasons": {"keys": "no keys yet"}}))
+    );
 }
 
 #[tokio::test]
@@ -167,7 +177,11 @@ async fn methods_that_mcp_does_not_have_end_here() {
         } else {
             harness.send(method, "/mcp", &[], b"").await
         };
-        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, POST, DELETE, OPTIONS")), "{method}");
+        assert_eq!(
+            (answer.status, answer.header("allow")),
+            (405, Some("GET, POST, DELETE, OPTIONS")),
+            "{method}"
+        );
     }
     let mut connection = RawConnection::open(harness.address).await;
     connection.send(b"CONNECT backend.example:443 HTTP/1.1\r\nHost: backend.example:443\r\n\r\n").await;

@@ -71,10 +71,17 @@ async fn a_backend_that_is_down_is_503_and_heals() {
     let answer = harness.post(&rpc("a", "tools/call", json!({"name": "x"}))).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     let expected = "the MCP server cannot be reached; try again later";
-    assert_eq!(answer.json(), json!({"jsonrpc": "2.0", "id": "a", "error": {"code": 503, "message": expected}}));
+    assert_eq!(
+        answer.json(),
+        json!({"jsonrpc": "2.0", "id": "a", "error": {"code": 503, "message": expected}})
+    );
     let health = raw::get(harness.address, "/health").await.json();
     assert_eq!((&health["status"], &health["mcp"]["available"]), (&json!("degraded"), &json!(false)));
-    assert_eq!(raw::get(harness.address, "/readyz").await.status, 200, "readiness does not hang on the backend");
+    assert_eq!(
+        raw::get(harness.address, "/readyz").await.status,
+        200,
+        "readiness does not hang on the backend"
+    );
     harness.backend.up().await;
     assert_eq!(harness.post(&call("x")).await.status, 200);
     assert_eq!(raw::get(harness.address, "/health").await.json()["status"], "healthy");
@@ -94,10 +101,26 @@ async fn a_backend_that_does_not_answer_in_http_is_502_or_504() {
         ("half a head, then close", || Reply::raw_bytes("HTTP/1.1 200 OK\r\nContent-"), 502),
         ("not HTTP", || Reply::raw_bytes("SSH-2.0-OpenSSH_9.2\r\n\r\n"), 502),
         ("an HTTP/2 preface", || Reply::raw_bytes(&b"\0\0\x12\x04\0\0\0\0\0\0\0\0\0"[..]), 502),
-        ("two lengths", || Reply::raw_bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x"), 502),
-        ("a length that is no number", || Reply::raw_bytes("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{}"), 502),
-        ("a header without end", || Reply::raw_bytes(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20))), 502),
-        ("ten thousand headers", || Reply::raw_bytes(format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(10_000))), 502),
+        (
+            "two lengths",
+            || Reply::raw_bytes("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}x"),
+            502,
+        ),
+        (
+            "a length that is no number",
+            || Reply::raw_bytes("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n{}"),
+            502,
+        ),
+        (
+            "a header without end",
+            || Reply::raw_bytes(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20))),
+            502,
+        ),
+        (
+            "ten thousand headers",
+            || Reply::raw_bytes(format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: 1\r\n".repeat(10_000))),
+            502,
+        ),
         ("101", replies::switching_protocols, 502),
         ("status 99", || Reply::raw_bytes("HTTP/1.1 099 Odd\r\nContent-Length: 0\r\n\r\n"), 502),
     ];
@@ -127,7 +150,11 @@ async fn informational_answers_before_the_real_one_do_no_harm() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
-    let stream = failing(|| Reply::sse(["data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n\n", "data: {\"json"]).step(Step::Reset)).await;
+    let stream = failing(|| {
+        Reply::sse(["data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/x\"}\n\n", "data: {\"json"])
+            .step(Step::Reset)
+    })
+    .await;
     let answer = stream.post(&call("x")).await;
     assert_eq!(answer.status, 200);
     assert!(!answer.complete && answer.text().contains("notifications/x"));
@@ -192,9 +219,17 @@ async fn answers_of_other_kinds_pass_untouched() {
         (200, "text/html", "<html>"),
         (202, "", ""),
         (204, "", ""),
-        (400, "application/json", "{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32020,\"message\":\"x\"}}"),
+        (
+            400,
+            "application/json",
+            "{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32020,\"message\":\"x\"}}",
+        ),
         (403, "text/plain", "no"),
-        (404, "application/json", "{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32601,\"message\":\"x\"}}"),
+        (
+            404,
+            "application/json",
+            "{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{\"code\":-32601,\"message\":\"x\"}}",
+        ),
         (405, "text/plain", "no"),
         (409, "text/plain", "\0\u{1}"),
         (500, "text/plain", "oops"),
@@ -223,11 +258,15 @@ async fn a_backends_401_is_its_own_affair_unless_the_token_is_the_clients() {
     assert_eq!(answer.status, 502);
     assert_eq!(answer.json()["error"]["message"], "the MCP server refused the proxy's credential");
     assert_eq!(answer.header("www-authenticate"), None);
-    harness.backend.set_handler(|_| Reply::body(403, "text/plain", "no").header("WWW-Authenticate", "Bearer x"));
+    harness
+        .backend
+        .set_handler(|_| Reply::body(403, "text/plain", "no").header("WWW-Authenticate", "Bearer x"));
     let answer = harness.post(&call("x")).await;
     assert_eq!((answer.status, answer.header("www-authenticate")), (403, None));
 
-    let direct = Harness::scripted(json!({"skep": {"client_token": "forward"}}), |_| replies::backend_challenge()).await;
+    let direct =
+        Harness::scripted(json!({"skep": {"client_token": "forward"}}), |_| replies::backend_challenge())
+            .await;
     let answer = direct.post(&call("x")).await;
     assert_eq!(answer.status, 401);
     assert!(answer.header("www-authenticate").unwrap().contains("backend.example"));
@@ -262,13 +301,23 @@ async fn what_a_backend_says_to_the_proxy_or_to_a_browser_ends_here() {
     assert_eq!(
         names,
         [
-            "content-length", "content-type", "date", "mcp-protocol-version", "mcp-session-id", "server", "vary",
-            "x-accel-buffering", "x-backend", "x-request-id"
+            "content-length",
+            "content-type",
+            "date",
+            "mcp-protocol-version",
+            "mcp-session-id",
+            "server",
+            "vary",
+            "x-accel-buffering",
+            "x-backend",
+            "x-request-id"
         ]
     );
     assert_ne!(answer.header("x-request-id"), Some("backend"));
     assert_eq!(answer.header("mcp-session-id"), Some("session-1"));
-    let answer = harness.send("POST", "/mcp", &[("Origin", "https://app.example")], call("x").to_string().as_bytes()).await;
+    let answer = harness
+        .send("POST", "/mcp", &[("Origin", "https://app.example")], call("x").to_string().as_bytes())
+        .await;
     assert_eq!(answer.header_all("access-control-allow-origin"), ["https://app.example"]);
     assert_eq!(answer.header("access-control-allow-credentials"), None);
 }
@@ -318,9 +367,23 @@ async fn what_a_client_says_to_the_proxy_ends_here() {
     assert_eq!(
         names,
         [
-            "accept", "accept-encoding", "content-length", "content-type", "host", "mcp-param-region", "mcp-protocol-version",
-            "mcp-session-id", "traceparent", "user-agent", "x-api-key", "x-custom", "x-custom", "x-forwarded-for", "x-request-id",
-            "x-team", "x-tenant"
+            "accept",
+            "accept-encoding",
+            "content-length",
+            "content-type",
+            "host",
+            "mcp-param-region",
+            "mcp-protocol-version",
+            "mcp-session-id",
+            "traceparent",
+            "user-agent",
+            "x-api-key",
+            "x-custom",
+            "x-custom",
+            "x-forwarded-for",
+            "x-request-id",
+            "x-team",
+            "x-tenant"
         ]
     );
     for (name, value) in [
@@ -342,7 +405,8 @@ async fn what_a_client_says_to_the_proxy_ends_here() {
 async fn a_header_that_connection_names_cannot_take_ours_away() {
     let changes = json!({"header_forward": {"add_headers_from_secret": {"X-Api-Key": "KEY1"}}});
     let harness = Harness::start(changes).await;
-    let headers = [("Connection", "X-Api-Key, X-Forwarded-For, Content-Type, Host, Content-Length, Authorization")];
+    let headers =
+        [("Connection", "X-Api-Key, X-Forwarded-For, Content-Type, Host, Content-Length, Authorization")];
     let answer = harness.post_bytes(&headers, call("x").to_string().as_bytes()).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = &harness.backend.requests()[0];
@@ -354,7 +418,10 @@ async fn a_header_that_connection_names_cannot_take_ours_away() {
 #[tokio::test]
 async fn get_and_delete_are_forwarded_with_their_headers_and_without_a_body() {
     let harness = Harness::scripted(json!({}), |request| match request.method.as_str() {
-        "GET" => Reply::sse(["id: 9\ndata: \n\n: keep-alive\n\n", "id: 10\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n"]),
+        "GET" => Reply::sse([
+            "id: 9\ndata: \n\n: keep-alive\n\n",
+            "id: 10\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\"}\n\n",
+        ]),
         _ => Reply::status(204),
     })
     .await;
@@ -374,7 +441,10 @@ async fn get_and_delete_are_forwarded_with_their_headers_and_without_a_body() {
     assert_eq!((seen[1].method.as_str(), seen[1].header("mcp-session-id")), ("DELETE", Some("s")));
     assert!(seen.iter().all(|request| request.body.is_empty()));
     let records = harness.audit.wait(3).await;
-    assert_eq!((&records[0]["type"], &records[1]["type"]), (&json!("sse_connection"), &json!("http_request")));
+    assert_eq!(
+        (&records[0]["type"], &records[1]["type"]),
+        (&json!("sse_connection"), &json!("http_request"))
+    );
 }
 
 #[tokio::test]
@@ -395,7 +465,8 @@ async fn queries_are_merged_and_paths_are_not() {
 #[tokio::test]
 async fn redirects_within_the_origin_are_followed_with_method_and_body() {
     let harness = Harness::scripted(json!({}), |request| match request.path() {
-        "/mcp" => Reply::status(request.header("x-status").unwrap().parse().unwrap()).header("Location", "/moved/mcp?x=1"),
+        "/mcp" => Reply::status(request.header("x-status").unwrap().parse().unwrap())
+            .header("Location", "/moved/mcp?x=1"),
         _ => replies::rpc_result(request, &json!({"content": []})),
     })
     .await;
@@ -448,7 +519,10 @@ async fn an_event_that_is_too_large_ends_the_stream_with_an_error() {
     let answer = harness.post(&rpc("big", "tools/call", json!({"name": "x"}))).await;
     let text = answer.text();
     assert!(answer.complete && text.starts_with("data: {}\n\n"), "{text}");
-    let error: Value = serde_json::from_str(text.lines().last().map_or("", |_| text.trim_end().rsplit("data: ").next().unwrap())).unwrap();
+    let error: Value = serde_json::from_str(
+        text.lines().last().map_or("", |_| text.trim_end().rsplit("data: ").next().unwrap()),
+    )
+    .unwrap();
     assert_eq!((&error["id"], &error["error"]["code"]), (&json!("big"), &json!(502)));
     soon("the backend is left", harness.backend.wait_for_aborts(1)).await;
     let record = harness.audit.last(1).await;
@@ -459,15 +533,22 @@ async fn an_event_that_is_too_large_ends_the_stream_with_an_error() {
 async fn there_are_only_so_many_streams_at_a_time() {
     let gate = Gate::new();
     let held = gate.clone();
-    let harness = Harness::scripted(json!({"skep": {"limits": {"streams": 2}}}), move |request| match request.method.as_str() {
-        "GET" => Reply::sse([": open\n\n"]).step(Step::Wait(held.clone())),
-        _ => replies::rpc_result(request, &json!({})),
-    })
-    .await;
+    let harness =
+        Harness::scripted(json!({"skep": {"limits": {"streams": 2}}}), move |request| {
+            match request.method.as_str() {
+                "GET" => Reply::sse([": open\n\n"]).step(Step::Wait(held.clone())),
+                _ => replies::rpc_result(request, &json!({})),
+            }
+        })
+        .await;
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut connection = RawConnection::open(harness.address).await;
-        let head = format!("GET /mcp HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n\r\n", harness.address, harness.bearer());
+        let head = format!(
+            "GET /mcp HTTP/1.1\r\nHost: {}\r\nAuthorization: {}\r\n\r\n",
+            harness.address,
+            harness.bearer()
+        );
         connection.send(head.as_bytes()).await;
         assert_eq!(connection.read_head().await.status, 200);
         open.push(connection);
@@ -475,7 +556,10 @@ async fn there_are_only_so_many_streams_at_a_time() {
     let gauge = "toolhive_mcp_active_connections{server=\"demo\",transport=\"streamable-http\",connection_type=\"sse\"}";
     assert!(harness.metric(gauge) == 2.0);
     let answer = harness.post(&call("x")).await;
-    assert_eq!((answer.status, &answer.json()["error"]["code"], answer.header("retry-after")), (503, &json!(503), Some("5")));
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["code"], answer.header("retry-after")),
+        (503, &json!(503), Some("5"))
+    );
     assert_eq!(harness.backend.requests().len(), 2);
     gate.open();
     for mut connection in open {
@@ -489,7 +573,10 @@ async fn there_are_only_so_many_streams_at_a_time() {
 async fn a_connection_that_the_backend_closed_meanwhile_costs_no_call() {
     let harness = Harness::scripted(json!({}), |request| {
         let body = json!({"jsonrpc": "2.0", "id": request.rpc_id(), "result": {}}).to_string();
-        Reply::raw_bytes(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+        Reply::raw_bytes(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ))
     })
     .await;
     for _ in 0..30 {

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -146,7 +147,13 @@ impl Harness {
     }
 
     /// Any request by alice. `Content-Type` is added to a POST that has none.
-    pub(crate) async fn send(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         let mut connection = RawConnection::open(self.address).await;
         let bearer = self.bearer();
         let mut all = vec![("Authorization", bearer.as_str())];
@@ -238,16 +245,20 @@ pub(crate) fn names(message: &Value, member: &str, key: &str) -> Vec<String> {
 pub(crate) struct AuditLog {
     text: Arc<Mutex<Vec<u8>>>,
     lines: watch::Sender<usize>,
+    full: Arc<AtomicBool>,
 }
 
 impl Default for AuditLog {
     fn default() -> Self {
-        Self { text: Arc::default(), lines: watch::Sender::new(0) }
+        Self { text: Arc::default(), lines: watch::Sender::new(0), full: Arc::default() }
     }
 }
 
 impl Write for AuditLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
         let mut text = self.text.lock().unwrap();
         text.extend_from_slice(bytes);
         self.lines.send_replace(text.iter().filter(|byte| **byte == b'\n').count());
@@ -278,6 +289,11 @@ impl AuditLog {
     /// The records so far.
     pub(crate) fn records(&self) -> Vec<Value> {
         self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// From now on nothing more can be written.
+    pub(crate) fn fill(&self) {
+        self.full.store(true, Ordering::SeqCst);
     }
 
     /// The records so far, as they were written.

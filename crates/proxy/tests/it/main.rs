@@ -2,17 +2,30 @@
 
 // `cfg(test)` tells clippy that helpers in these files are test code too.
 #[cfg(test)]
-mod harness;
-
+mod audit;
 #[cfg(test)]
 mod authentication;
 #[cfg(test)]
 mod authorization;
 #[cfg(test)]
-mod forward;
-#[cfg(test)]
 mod body;
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod entrance;
+#[cfg(test)]
+mod forward;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
+mod reload;
+#[cfg(test)]
+mod smuggling;
 #[cfg(test)]
 mod tools;

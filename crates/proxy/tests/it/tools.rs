@@ -24,7 +24,8 @@ async fn a_renamed_tool_is_called_under_its_new_name_only() {
     for hidden in ["tool-0", "tool-2", "Shout", "shout ", "", "nowhere"] {
         let answer = harness.post(&call(hidden)).await;
         assert_eq!(answer.status, 200, "{hidden}");
-        let expected = json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "tool not found"}});
+        let expected =
+            json!({"jsonrpc": "2.0", "id": 1, "error": {"code": -32602, "message": "tool not found"}});
         assert_eq!(answer.json(), expected, "{hidden}");
     }
     assert_eq!(harness.backend.requests().len(), 2);
@@ -95,7 +96,8 @@ async fn only_the_name_changes_on_the_way_to_the_backend() {
 #[tokio::test]
 async fn a_name_that_no_header_can_hold_is_wrapped() {
     let changes = json!({"tools_override": {"größe \u{1f980}": {"name": "size"}}});
-    let harness = Harness::scripted(changes, |request| replies::rpc_result(request, &json!({"content": []}))).await;
+    let harness =
+        Harness::scripted(changes, |request| replies::rpc_result(request, &json!({"content": []}))).await;
     let answer = harness.post_bytes(&[("Mcp-Name", "size")], call("size").to_string().as_bytes()).await;
     assert_eq!(answer.status, 200);
     let seen = &harness.backend.requests()[0];

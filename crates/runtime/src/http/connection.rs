@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -27,6 +27,10 @@ const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 /// A request is being answered.
 const BUSY: u8 = 2;
+
+/// How long, and how much of, what a client still sends after its last answer is taken off the wire.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 << 20;
 
 const TIMEOUT_ANSWER: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 15\r\n\r\nRequest Timeout";
@@ -71,17 +75,39 @@ pub(super) async fn run<H: Handler>(
             () = stopping.reached(Phase::Stopped) => return,
         }
     };
-    if let Err(error) = ended
-        && is_header_timeout(&error)
-    {
-        let mut io = connection.into_parts().io.into_inner();
-        io.too_late = None;
-        let _ = tokio::time::timeout(Duration::from_secs(1), async {
-            io.write_all(TIMEOUT_ANSWER).await?;
-            io.shutdown().await
-        })
-        .await;
+    let mut io = connection.into_parts().io.into_inner();
+    io.too_late = None;
+    match ended {
+        Ok(()) => {}
+        Err(error) if is_header_timeout(&error) => {
+            let _ = tokio::time::timeout(Duration::from_secs(1), async {
+                io.write_all(TIMEOUT_ANSWER).await?;
+                io.shutdown().await
+            })
+            .await;
+        }
+        Err(_) => return,
     }
+    tokio::select! {
+        () = linger(io.stream) => {}
+        () = stopping.reached(Phase::Stopped) => {}
+    }
+}
+
+/// Throws away what the client still sends, within bounds. Closing a connection with unread bytes makes
+/// the kernel reset it, and a client that is still writing would see that and not its answer.
+async fn linger(mut stream: TcpStream) {
+    let mut left = LINGER_BYTES;
+    let mut buffer = vec![0_u8; 16 * 1024];
+    let _ = tokio::time::timeout(LINGER, async {
+        while left > 0 {
+            match stream.read(&mut buffer).await {
+                Ok(read) if read > 0 => left = left.saturating_sub(read),
+                _ => return,
+            }
+        }
+    })
+    .await;
 }
 
 fn is_header_timeout(error: &hyper::Error) -> bool {

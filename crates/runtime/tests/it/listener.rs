@@ -48,7 +48,8 @@ impl Drop for Counted {
 async fn listen(limits: HttpLimits) -> Listener {
     let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = socket.local_addr().unwrap();
-    let (handled, abandoned, gate) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default(), Gate::new());
+    let (handled, abandoned, gate) =
+        (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default(), Gate::new());
     let (drain, load) = (Drain::new(), Load::default());
     let handler = {
         let (handled, abandoned, gate) = (Arc::clone(&handled), Arc::clone(&abandoned), gate.clone());
@@ -109,8 +110,16 @@ async fn headers_beyond_the_bounds_are_431() {
     let listener = listen(HttpLimits::default()).await;
     for (what, head, expected) in [
         ("30 KiB", format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(30 << 10)), 200),
-        ("33 KiB in one header", format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(33 << 10)), 431),
-        ("33 KiB in 33 headers", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", format!("X: {}\r\n", "x".repeat(1020)).repeat(33)), 431),
+        (
+            "33 KiB in one header",
+            format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(33 << 10)),
+            431,
+        ),
+        (
+            "33 KiB in 33 headers",
+            format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", format!("X: {}\r\n", "x".repeat(1020)).repeat(33)),
+            431,
+        ),
         ("33 KiB without an end", format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}", "x".repeat(33 << 10)), 431),
         ("1 MiB", format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)), 431),
         ("100 headers", format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: 1\r\n".repeat(99)), 200),
@@ -154,7 +163,11 @@ async fn what_is_no_http_is_refused_and_closed() {
         connection.send(bytes).await;
         let answer = connection.read_to_end().await;
         let text = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || text.starts_with("HTTP/1.1 4"), "{:?}: {text}", String::from_utf8_lossy(bytes));
+        assert!(
+            answer.is_empty() || text.starts_with("HTTP/1.1 4"),
+            "{:?}: {text}",
+            String::from_utf8_lossy(bytes)
+        );
         assert!(text.matches("HTTP/1.1").count() <= 1, "{text}");
     }
     let served = listener.handled();
@@ -209,7 +222,10 @@ async fn an_idle_connection_lives_past_the_header_timeout_and_ends_at_its_own() 
     }
     assert_eq!(listener.load.connections(), 1);
     let started = Instant::now();
-    assert!(soon("the end", connection.read_to_end()).await.is_empty(), "no 408 to somebody who asked nothing");
+    assert!(
+        soon("the end", connection.read_to_end()).await.is_empty(),
+        "no 408 to somebody who asked nothing"
+    );
     assert!(started.elapsed() < Duration::from_secs(3));
     // A connection on which nothing ever came ends too.
     let mut silent = listener.connect().await;
@@ -271,6 +287,14 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
         let body = vec![b'x'; 4 << 20];
         let answer = connection.request("POST", "/refuse", &[], &body).await;
         assert_eq!((answer.status, answer.text().as_str()), (401, "refused"), "round {round}");
+        // Most clients give up at the first error of a write, whatever there is to read.
+        use tokio::io::AsyncWriteExt;
+        let mut stream = tokio::net::TcpStream::connect(listener.address).await.unwrap();
+        let head = format!("POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        soon("the body to be taken", stream.write_all(&body))
+            .await
+            .unwrap_or_else(|error| panic!("round {round}: {error}"));
     }
 }
 

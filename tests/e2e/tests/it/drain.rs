@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::harness::http::call_tool;
-use crate::harness::scene::{Scene, inline, permit};
+use crate::harness::scene::{Scene, permit};
 use crate::harness::up::Up;
 
 #[tokio::test]
@@ -19,14 +19,11 @@ async fn ctrl_c_ends_the_demo_with_code_0_and_frees_its_ports() {
 
 #[tokio::test]
 async fn ctrl_c_lets_a_call_that_runs_come_to_its_end() {
-    let mut scene = Scene::start().await;
-    scene.rewrite(&inline(&[permit(1), permit(2)]));
-    scene.until_status("tool-1", 200).await;
-    scene.backend.forget();
+    let mut scene = Scene::with_policies(&[permit(2)]).await;
 
     let (url, token) = (scene.url.clone(), scene.token.clone());
     let call = tokio::spawn(async move { call_tool(&url, Some(&token), "tool-2", json!({})).await });
-    scene.backend.wait_for_requests(1).await;
+    scene.reached_the_server("tool-2").await;
     scene.up.interrupt().await;
     scene.up.stderr.line_with("drain").await;
     scene.gate.open();
@@ -40,10 +37,7 @@ async fn ctrl_c_lets_a_call_that_runs_come_to_its_end() {
 
 #[tokio::test]
 async fn a_second_ctrl_c_ends_it_at_once() {
-    let mut scene = Scene::start().await;
-    scene.rewrite(&inline(&[permit(1), permit(2)]));
-    scene.until_status("tool-1", 200).await;
-    scene.backend.forget();
+    let mut scene = Scene::with_policies(&[permit(2)]).await;
 
     // This call never ends by itself: its gate stays shut.
     let (url, token) = (scene.url.clone(), scene.token.clone());
@@ -54,7 +48,7 @@ async fn a_second_ctrl_c_ends_it_at_once() {
         let request = request.header("Content-Type", "application/json");
         request.header("Accept", "text/event-stream").body(message.to_string()).send().await?.text().await
     });
-    scene.backend.wait_for_requests(1).await;
+    scene.reached_the_server("tool-2").await;
     scene.up.interrupt().await;
     scene.up.stderr.line_with("drain").await;
     scene.up.interrupt().await;

@@ -15,6 +15,8 @@ mod harness;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
+mod proxy_run;
+#[cfg(test)]
 mod quickstart;
 #[cfg(test)]
 mod reload;

@@ -8,7 +8,7 @@ use crate::harness::scene::{Scene, inline, permit};
 async fn a_taken_port_is_replaced_by_a_free_one_and_it_says_so() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
-    let scene = Scene::on_port(port, &[("proxy.yaml", inline(&[permit(0)]))]).await;
+    let scene = Scene::on_port(port, &inline(&[permit(0)])).await;
 
     assert!(!scene.url.contains(&format!(":{port}/")), "{} is another one's", scene.url);
     let said = scene.up.stdout.text() + &scene.up.stderr.text();

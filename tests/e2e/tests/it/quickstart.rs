@@ -133,3 +133,25 @@ async fn the_commands_of_the_quickstart_get_the_answers_it_promises() {
         assert!(printed.starts_with(&format!("HTTP/1.1 {status}")), "{line}\n{printed}");
     }
 }
+
+#[tokio::test]
+async fn the_commands_that_it_prints_get_the_answers_that_it_says() {
+    let up = Up::demo().await;
+    up.stderr.line_with("Ctrl-C ends").await;
+    let printed = up.stderr.text();
+    // A command begins with curl and goes on as long as its lines end with a backslash.
+    let commands: Vec<String> = printed
+        .split("  curl ")
+        .skip(1)
+        .map(|rest| {
+            let more = rest.lines().take_while(|line| line.ends_with('\\')).count();
+            format!("curl {}", rest.lines().take(more + 1).collect::<Vec<_>>().join("\n"))
+        })
+        .collect();
+    assert_eq!(commands.len(), 3, "{printed}");
+    for (command, status) in commands.iter().zip(["200", "403", "401"]) {
+        assert!(printed.contains(&format!("({status})")), "it says {status}: {printed}");
+        let answer = String::from_utf8(up.shell(command).output().await.unwrap().stdout).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{command}\n{answer}");
+    }
+}

@@ -30,19 +30,22 @@ pub(crate) struct Scene {
 impl Scene {
     /// Starts with everybody being allowed to call `tool-0`.
     pub(crate) async fn start() -> Self {
-        Self::on_port(free_port(), &[("proxy.yaml", inline(&[permit(0)]))]).await
+        Self::on_port(free_port(), &inline(&[permit(0)])).await
     }
 
-    /// Starts with the given port in the manifest; each file is its name and the rest of the proxy's spec.
-    pub(crate) async fn on_port(port: u16, files: &[(&str, String)]) -> Self {
+    /// Starts with these policies.
+    pub(crate) async fn with_policies(policies: &[String]) -> Self {
+        Self::on_port(free_port(), &inline(policies)).await
+    }
+
+    /// Starts with this port in the manifest, and this end of the proxy's spec.
+    pub(crate) async fn on_port(port: u16, spec: &str) -> Self {
         let gate = Gate::new();
         let waiting = gate.clone();
         let backend = McpBackend::start(move |request| answer(request, &waiting)).await;
         let idp = FakeIdp::start().await;
         let folder = tempfile::tempdir().unwrap();
-        for (name, spec) in files {
-            fs::write(folder.path().join(name), proxy("scene", port, &idp, &backend, spec)).unwrap();
-        }
+        fs::write(folder.path().join("proxy.yaml"), proxy("scene", port, &idp, &backend, spec)).unwrap();
         let up = Up::of(folder.path()).await;
         let url = up.url("MCPRemoteProxy", "scene");
         let token = idp.token("tester", "tests");
@@ -68,6 +71,15 @@ impl Scene {
     /// The status that a call of this tool gets.
     pub(crate) async fn status_of(&self, tool: &str) -> u16 {
         call_tool(&self.url, Some(&self.token), tool, json!({})).await.status
+    }
+
+    /// Waits until a call of this tool has reached the server.
+    pub(crate) async fn reached_the_server(&self, tool: &str) {
+        eventually(&format!("{tool} reaches the server"), async || {
+            let requests = self.backend.requests();
+            requests.iter().any(|request| request.json()["params"]["name"] == tool).then_some(())
+        })
+        .await;
     }
 
     /// Waits until a call of this tool gets this status.
