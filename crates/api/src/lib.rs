@@ -1,6 +1,7 @@
 //! Types that every part of skep shares: the custom resources, the proxy's RunConfig, names, labels
 //! and problems. Nothing in this crate does I/O, reads a clock or draws a random number.
 
+pub mod address;
 pub mod condition;
 pub mod crd;
 pub mod json;

@@ -11,7 +11,7 @@ use reqwest::redirect::Policy;
 use skep_api::secret::Secret;
 use url::{Host, Url};
 
-use crate::address::{AddressRefused, Egress, Place, Reach, permit, place};
+use skep_api::address::{AddressRefused, Egress, Place, Reach, permit, place};
 
 /// How one client behaves.
 #[derive(Debug, Clone)]

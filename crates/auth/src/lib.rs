@@ -1,7 +1,6 @@
 //! Tokens and the calls that are made about them: guarded HTTP client, discovery, keys, JWT validation,
 //! challenges. Nothing here knows about MCP.
 
-pub mod address;
 pub mod bearer;
 pub mod challenge;
 pub mod client;

@@ -1,8 +1,9 @@
 //! Which remote URLs a manifest may name, judged by their text. Names are judged again after DNS, by
 //! the client that connects.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
+use skep_api::address::{Place, place};
 use url::{Host, Url};
 
 /// Why a remote URL is refused.
@@ -51,7 +52,7 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
         return Err(RemoteUrlError::Scheme(url.scheme().to_owned()));
     }
     let shown = url.host_str().unwrap_or_default().to_owned();
-    let place = match url.host() {
+    let found = match url.host() {
         None => return Err(RemoteUrlError::NoHost),
         Some(Host::Domain(name)) => place_of_name(name),
         Some(Host::Ipv4(address)) => place_of(IpAddr::V4(address)),
@@ -63,7 +64,7 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
     if url.fragment().is_some() {
         return Err(RemoteUrlError::Fragment);
     }
-    let near = match place {
+    let near = match found {
         Where::Loopback if allow.loopback => true,
         Where::Loopback => {
             return Err(RemoteUrlError::Forbidden(shown, "a loopback address, which is the proxy itself"));
@@ -120,62 +121,13 @@ fn place_of_name(name: &str) -> Where {
 }
 
 fn place_of(address: IpAddr) -> Where {
-    match address {
-        IpAddr::V4(address) => place_of_v4(address),
-        IpAddr::V6(address) => match embedded_v4(address) {
-            Some(inner) => place_of_v4(inner),
-            None => place_of_v6(address),
-        },
-    }
-}
-
-fn place_of_v4(address: Ipv4Addr) -> Where {
-    let [a, b, c, d] = address.octets();
-    match (a, b) {
-        (127, _) => Where::Loopback,
-        (0, _) => Where::Forbidden("an unspecified address"),
-        (169, 254) => Where::Forbidden("a link-local address, where clouds keep their metadata"),
-        (100, 100) if c == 100 && d == 200 => Where::Forbidden("a cloud's metadata service"),
-        (168, 63) if c == 129 && d == 16 => Where::Forbidden("a cloud's metadata service"),
-        (224..=255, _) => Where::Forbidden("a multicast or reserved address"),
-        (10, _) | (192, 168) => Where::Private("a private address"),
-        (172, 16..=31) => Where::Private("a private address"),
-        (100, 64..=127) => Where::Private("a carrier's private address"),
-        (198, 18 | 19) | (192, 0) if a == 198 || c == 0 => Where::Private("an address for special purposes"),
-        _ => Where::Public,
-    }
-}
-
-fn place_of_v6(address: Ipv6Addr) -> Where {
-    let first = address.segments().first().copied().unwrap_or_default();
-    if address.is_loopback() {
-        Where::Loopback
-    } else if address.is_unspecified() {
-        Where::Forbidden("an unspecified address")
-    } else if first & 0xffc0 == 0xfe80 {
-        Where::Forbidden("a link-local address")
-    } else if address.segments() == [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254] {
-        Where::Forbidden("a cloud's metadata service")
-    } else if first & 0xff00 == 0xff00 {
-        Where::Forbidden("a multicast address")
-    } else if first & 0xfe00 == 0xfc00 {
-        Where::Private("a private address")
-    } else {
-        Where::Public
-    }
-}
-
-/// The IPv4 address inside a mapped, compatible, NAT64 (RFC 6052) or 6to4 address.
-fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let octets = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Ipv4Addr::new(a, b, c, d)
-    };
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(octets(high, low)),
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => Some(octets(high, low)),
-        [0x2002, high, low, ..] => Some(octets(high, low)),
-        _ => None,
+    match place(address) {
+        Place::Public => Where::Public,
+        Place::Private => Where::Private("a private address"),
+        Place::Loopback => Where::Loopback,
+        Place::Forbidden => Where::Forbidden(
+            "a link-local, multicast or reserved address, where clouds keep their metadata among others",
+        ),
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
+use skep_api::address::{Egress, Reach};
 use skep_api::runconfig::{
     AuditConfig, AuthMode, CedarConfig, ClientToken, OidcConfig, RunConfig, SCHEMA_VERSION, Transport,
 };
 use skep_api::secret::Secret;
-use skep_auth::address::{Egress, Reach};
 use skep_auth::names::{Audience, Issuer, IssuerError};
 use url::Url;
 

@@ -13,7 +13,7 @@ use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder, Mayb
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioIo;
-use skep_auth::address::{AddressRefused, Egress, Reach, permit};
+use skep_api::address::{AddressRefused, Egress, Reach, permit};
 use skep_auth::client::resolve;
 use tokio::net::TcpStream;
 use tower::Service;

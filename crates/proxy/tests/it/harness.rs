@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep_auth::address::Egress;
+use skep_api::address::Egress;
 use skep_proxy::audit::AuditSink;
 use skep_proxy::config::{self, ConfigError, ProxyConfig, Surroundings};
 use skep_proxy::metrics::ProxyMetrics;
@@ -259,9 +259,9 @@ impl Write for AuditLog {
         if self.full.load(Ordering::SeqCst) {
             return Err(std::io::ErrorKind::StorageFull.into());
         }
-        let mut text = self.text.lock().unwrap();
-        text.extend_from_slice(bytes);
-        self.lines.send_replace(text.iter().filter(|byte| **byte == b'\n').count());
+        self.text.lock().unwrap().extend_from_slice(bytes);
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+        self.lines.send_modify(|count| *count += lines);
         Ok(bytes.len())
     }
 
@@ -274,8 +274,9 @@ impl AuditLog {
     /// All records, once there are at least `count`.
     pub(crate) async fn wait(&self, count: usize) -> Vec<Value> {
         let mut lines = self.lines.subscribe();
-        let waited = tokio::time::timeout(PATIENCE, lines.wait_for(|lines| *lines >= count)).await;
-        assert!(waited.is_ok(), "fewer than {count} audit records: {}", self.text());
+        // What `wait_for` gives holds a lock that the writer needs.
+        let waited = tokio::time::timeout(PATIENCE, lines.wait_for(|lines| *lines >= count)).await.is_ok();
+        assert!(waited, "fewer than {count} audit records: {}", self.text());
         self.records()
     }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde_json::json;
 use skep_api::runconfig::{RunConfig, SEARCH_PATH};
 use skep_api::secret::Secret;
-use skep_auth::address::Egress;
+use skep_api::address::Egress;
 use skep_proxy::audit::AuditSink;
 use skep_proxy::config::{self, ProxyConfig, Surroundings};
 use skep_proxy::metrics::ProxyMetrics;

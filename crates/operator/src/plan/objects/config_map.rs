@@ -94,3 +94,16 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::RESTART_KEYS;
+
+    #[test]
+    fn the_documentation_lists_what_needs_a_restart() {
+        let text = include_str!("../../../../../docs/architecture.md");
+        for key in RESTART_KEYS.into_iter().chain(["skep.limits"]) {
+            assert!(text.contains(&format!("`{key}`")), "docs/architecture.md does not name {key}");
+        }
+    }
+}

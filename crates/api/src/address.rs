@@ -87,11 +87,12 @@ fn unwrapped(address: IpAddr) -> IpAddr {
 }
 
 fn place_v4(address: Ipv4Addr) -> Place {
-    let [a, b, c, _] = address.octets();
+    let [a, b, c, d] = address.octets();
     match (a, b, c) {
         (127, ..) => Place::Loopback,
-        // Alibaba Cloud's metadata service lives inside the shared range.
+        // Metadata services outside the link-local range: Alibaba Cloud's and Azure's.
         (100, 100, 100) => Place::Forbidden,
+        (168, 63, 129) if d == 16 => Place::Forbidden,
         (0, ..) | (169, 254, _) | (224..=255, ..) => Place::Forbidden,
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) => Place::Private,
         (192, 0, 0 | 2) | (198, 18..=19, _) | (198, 51, 100) | (203, 0, 113) | (192, 88, 99) => {
@@ -173,6 +174,8 @@ mod tests {
             ("fe80::1", Place::Forbidden),
             ("fd00:ec2::254", Place::Forbidden),
             ("100.100.100.200", Place::Forbidden),
+            ("168.63.129.16", Place::Forbidden),
+            ("168.63.129.17", Place::Public),
             ("0.0.0.0", Place::Forbidden),
             ("::", Place::Forbidden),
             ("224.0.0.1", Place::Forbidden),
