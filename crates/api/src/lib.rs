@@ -4,6 +4,7 @@
 pub mod address;
 pub mod condition;
 pub mod crd;
+pub mod headers;
 pub mod json;
 pub mod names;
 pub mod problem;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use skep_runtime::clock::SharedClock;
+use skep_runtime::logging::chain;
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -272,16 +273,4 @@ impl KeyProvider {
         }
         Ok(found)
     }
-}
-
-/// The whole chain of causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

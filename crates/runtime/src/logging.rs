@@ -43,6 +43,18 @@ pub fn init(debug: bool) {
     }
 }
 
+/// An error with the whole chain of its causes in one line, for the one place where it is handled.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::Format;

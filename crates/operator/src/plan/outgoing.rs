@@ -7,6 +7,7 @@ use skep_api::crd::external_auth::{AwsSts, ExternalAuth, ExternalAuthType, Token
 use skep_api::crd::parse::INVALID_FIELD;
 use skep_api::crd::pod::HeaderForwardSpec;
 use skep_api::crd::{Kind, Spec};
+use skep_api::headers::is_restricted;
 use skep_api::names::{header_secret, secret_env};
 use skep_api::runconfig::{HeaderForward, TokenExchangeConfig};
 use url::Url;
@@ -378,27 +379,6 @@ pub(super) fn headers(
     }
 }
 
-/// Headers that belong to the connection, to the protocol or to the proxy.
-const RESTRICTED: [&str; 17] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "upgrade",
-    "http2-settings",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "proxy-connection",
-    "transfer-encoding",
-    "content-length",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-];
-
 fn check_header(path: &str, name: &str, findings: &mut Findings<'_>) {
     let lower = name.to_ascii_lowercase();
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
@@ -408,7 +388,7 @@ fn check_header(path: &str, name: &str, findings: &mut Findings<'_>) {
             INVALID_FIELD,
             format!("`{}` is not the name of a header (RFC 9110 §5.1).", name.escape_debug()),
         );
-    } else if RESTRICTED.contains(&lower.as_str()) || lower.starts_with("mcp-") {
+    } else if is_restricted(&lower) || lower.starts_with("mcp-") {
         findings.error(path, "RestrictedHeader", format!("The header `{name}` is restricted: it belongs to the connection or to the protocol, and can't be set."));
     }
 }

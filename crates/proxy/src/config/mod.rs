@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use jsonwebtoken::Algorithm;
 use skep_api::address::{Egress, Reach};
+use skep_api::headers::is_restricted;
 use skep_api::runconfig::{
     AuditConfig, AuthMode, CedarConfig, ClientToken, OidcConfig, RunConfig, SCHEMA_VERSION, Transport,
 };
@@ -413,27 +414,6 @@ pub(crate) fn file(key: &'static str, path: &str, files: &mut Vec<PathBuf>) -> R
     Ok(content)
 }
 
-/// Headers that the transport needs for itself, which no configuration may set.
-pub const RESTRICTED_HEADERS: [&str; 17] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "te",
-    "trailer",
-    "upgrade",
-    "http2-settings",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "proxy-connection",
-    "transfer-encoding",
-    "content-length",
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-];
-
 fn headers(
     run: &RunConfig,
     stages: &middleware::Stages,
@@ -444,7 +424,7 @@ fn headers(
         let invalid = |reason: String| ConfigError::Invalid { key, reason };
         let header = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| invalid(format!("{name:?} is not a header name")))?;
-        if RESTRICTED_HEADERS.contains(&header.as_str()) {
+        if is_restricted(header.as_str()) {
             return Err(invalid(format!(
                 "header {name:?} is restricted and cannot be configured for forwarding"
             )));

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use skep_runtime::logging::chain;
 use url::Url;
 
 use crate::config::ProxyConfig;
@@ -145,15 +146,4 @@ impl Upstream {
 
 fn classify(error: &ClientError) -> BackendFault {
     if error.is_connect() { BackendFault::Unreachable } else { BackendFault::Closed }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
