@@ -22,7 +22,9 @@ async fn main() -> anyhow::Result<()> {
     let idp = FakeIdp::start().await;
     let port = free_port();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    let proxy = ProxyProcess::start(&run_config(port, &format!("http://{backend}/mcp"), idp.issuer()), address).await?;
+    let proxy =
+        ProxyProcess::start(&run_config(port, &format!("http://{backend}/mcp"), idp.issuer()), address)
+            .await?;
     let idle = proxy.resident()?;
 
     let direct = Call { address: backend, authorization: None };

@@ -23,7 +23,11 @@ pub struct ProxyProcess {
 pub fn binary() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let path = own.ancestors().nth(2).map(|folder| folder.join("skep")).context("where am I?")?;
-    anyhow::ensure!(path.exists(), "{} is not there: run `cargo build --release --package skep` first", path.display());
+    anyhow::ensure!(
+        path.exists(),
+        "{} is not there: run `cargo build --release --package skep` first",
+        path.display()
+    );
     Ok(path)
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use skep_api::secret::Secret;
 use skep_api::address::Egress;
+use skep_api::secret::Secret;
 use skep_operator::plan::Workload;
 use skep_proxy::config::{ProxyConfig, Surroundings};
 use skep_proxy::service::{Proxy, Shared};
