@@ -528,7 +528,7 @@ pub struct Limits {
     /// Milliseconds for the request line and headers to arrive (10,000).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header_timeout_ms: Option<u64>,
-    /// Milliseconds without a byte of the request body (30,000).
+    /// Milliseconds without a byte of the request body (30,000); the whole body may take ten times that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body_idle_timeout_ms: Option<u64>,
     /// Milliseconds for the backend to accept a connection (10,000).

@@ -46,6 +46,8 @@ impl ClientConfig {
 pub enum FetchError {
     #[error("{url} is not https, and http is not allowed here")]
     Scheme { url: String },
+    #[error("{url} is written with a user name or password, which is never sent")]
+    Credentials { url: String },
     #[error("{url} is refused")]
     Address {
         url: String,
@@ -111,6 +113,9 @@ impl GuardedClient {
             "https" => {}
             "http" if self.reach.http => {}
             _ => return Err(FetchError::Scheme { url: shown() }),
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(FetchError::Credentials { url: shown() });
         }
         let literal = match url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),

@@ -112,7 +112,7 @@ impl Policies {
         let base = base_entities(&config.entities_json)?;
         let model = Model::new(config, server, numbers, base)?;
         let count = policies.len();
-        let general = !policies.iter().any(|policy| looks_at_arguments(&policy.to_string()));
+        let general = !policies.iter().any(looks_at_arguments);
         let partition = Partition::new(policies, model.actions_have_parents());
         let remembered = general.then(Remembered::default);
         Ok(Self { authorizer: Authorizer::new(), partition, model, count, remembered })

@@ -74,10 +74,13 @@ impl Partition {
     }
 }
 
-/// Reads the policy's text: a name that stands in a string only makes us ask for more than is needed.
+/// Looks at the parsed policy, where no name hides behind an escape. A name that stands in a string only
+/// makes us ask for more than is needed.
 fn asks_for_annotations(policy: &Policy) -> bool {
-    let text = policy.to_string();
-    ANNOTATIONS.iter().any(|name| text.contains(name))
+    policy.to_json().map_or(true, |parsed| {
+        let text = parsed.to_string();
+        ANNOTATIONS.iter().any(|name| text.contains(name))
+    })
 }
 
 fn covers(policy: &Policy, action: &str) -> bool {

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use cedar_policy::Policy;
+use serde_json::Value;
 use skep_api::runconfig::ToolAnnotations;
 use skep_auth::identity::Identity;
 
@@ -100,18 +102,30 @@ fn key(who: &Arc<Identity>, action: Action<'_>) -> Key {
 }
 
 /// True when a policy may look at the arguments of a call: it names one, or takes the context as a whole.
-pub(super) fn looks_at_arguments(policy: &str) -> bool {
-    policy.contains("arg_")
-        || policy.split("context").skip(1).any(|rest| {
-            let rest = rest.trim_start();
-            !(rest.starts_with('.') || rest.starts_with('[') || rest.starts_with("has "))
-        })
+/// The parsed policy is looked at, where no name hides behind an escape.
+pub(super) fn looks_at_arguments(policy: &Policy) -> bool {
+    policy.to_json().map_or(true, |parsed| finds_arguments(&parsed))
+}
+
+fn finds_arguments(parsed: &Value) -> bool {
+    match parsed {
+        Value::String(text) => text.contains("arg_"),
+        Value::Array(items) => items.iter().any(finds_arguments),
+        Value::Object(members) => members.iter().any(|(name, member)| match name.as_str() {
+            "Var" => member == "context",
+            // One attribute of the context is that attribute's business.
+            "." | "has" if member.pointer("/left/Var").is_some() => {
+                member.get("attr").is_none_or(finds_arguments)
+            }
+            _ => name.contains("arg_") || finds_arguments(member),
+        }),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
 
     fn who(subject: &str) -> Arc<Identity> {
         Arc::new(Identity {
@@ -172,8 +186,19 @@ mod tests {
             ("permit(principal, action, resource) when { resource.arg_x == 1 };", true),
             ("permit(principal, action, resource) when { context == {\"a\": 1} };", true),
             ("permit(principal, action, resource) when { [context].contains(context) };", true),
+            ("permit(principal, action, resource) when { context has claim_a.b };", false),
+            ("permit(principal, action, resource) when { context.claim_a.b == 1 };", false),
+            ("permit(principal, action, resource) when { context has arg_a.b };", true),
+            ("permit(principal, action, resource) when { context[\"\\u{61}rg_x\"] == 1 };", true),
+            ("permit(principal, action, resource) when { resource[\"\\x61rg_x\"] == 1 };", true),
+            (
+                "permit(principal, action, resource) when { (if context has claim_a then context else {}) == {} };",
+                true,
+            ),
+            ("permit(principal, action, resource) when { context // a comment\n.claim_x == 1 };", false),
         ] {
-            assert_eq!(looks_at_arguments(policy), looks, "{policy}");
+            let parsed: Policy = policy.parse().unwrap();
+            assert_eq!(looks_at_arguments(&parsed), looks, "{policy}");
         }
     }
 }

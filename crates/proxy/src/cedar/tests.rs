@@ -254,6 +254,10 @@ fn a_policy_that_asks_for_annotations_denies_a_tool_that_no_list_has_shown() {
             "permit(principal, action, resource);",
             "forbid(principal, action, resource == Tool::\"x\") when { resource has openWorldHint };",
         ],
+        [
+            "permit(principal, action, resource);",
+            "forbid(principal, action, resource) when { resource has \"\\u{72}eadOnlyHint\" };",
+        ],
     ] {
         let policies = load(&policies.map(|text| {
             if text.is_empty() { "permit(principal == Client::\"nobody\", action, resource);" } else { text }

@@ -20,7 +20,11 @@ mod forward;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod headers;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod lists;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]

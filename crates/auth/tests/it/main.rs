@@ -1,0 +1,7 @@
+//! Calls to an issuer over real sockets.
+
+// `cfg(test)` tells clippy that helpers in these files are test code too.
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod keys;
