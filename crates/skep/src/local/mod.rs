@@ -30,7 +30,7 @@ use skep_runtime::rng::SystemRng;
 use skep_runtime::watch::FileWatch;
 
 use crate::cmd::report::Report;
-use crate::manifest::{Manifests, PlanOptions, PlannedObject, load};
+use crate::manifest::{Manifests, PlanOptions, PlannedObject, load, load_again};
 
 use self::demo::Demo;
 use self::instance::{Instance, Wanted};
@@ -87,6 +87,7 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     } else {
         (None, load(&options.paths)?)
     };
+    let stdin = manifests.stdin().map(str::to_owned);
     // From here on a change of a file is seen, even one that comes while the first proxies start.
     let watched = manifests.watched_paths();
     let mut watch = match watched.is_empty() {
@@ -115,7 +116,7 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
                     watch = None;
                     continue;
                 }
-                reload(&house, &mut instances).await;
+                reload(&house, stdin.as_deref(), &mut instances).await;
             }
         }
     }
@@ -193,8 +194,8 @@ async fn start_all(
 }
 
 /// Takes what changed. An object that can't be used keeps its last good version.
-async fn reload(house: &House, instances: &mut BTreeMap<Key, Instance>) {
-    let manifests = match load(&house.options.paths) {
+async fn reload(house: &House, stdin: Option<&str>, instances: &mut BTreeMap<Key, Instance>) {
+    let manifests = match load_again(&house.options.paths, stdin) {
         Ok(manifests) => manifests,
         Err(error) => {
             say(&format!("error: {:#}; everything goes on as before", anyhow::Error::from(error)));

@@ -30,6 +30,11 @@ pub(crate) enum LoadError {
     Encoding { path: PathBuf },
 }
 
+/// True for what [`find`] makes of `-`.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == STDIN
+}
+
 /// The files that the paths stand for, each once, in order.
 pub(super) fn find(paths: &[PathBuf]) -> Result<Vec<PathBuf>, LoadError> {
     let mut found = Vec::new();
@@ -93,7 +98,7 @@ pub(super) fn read(path: &Path) -> Result<String, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     let limit = MAX_TEXT as u64 + 1;
-    if path.as_os_str() == STDIN {
+    if is_stdin(path) {
         std::io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(failed)?;
     } else {
         std::fs::File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;

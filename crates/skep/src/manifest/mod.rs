@@ -27,6 +27,7 @@ pub(crate) struct Manifests {
     secrets: BTreeMap<(String, String), BTreeMap<String, Secret>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
     watched: BTreeSet<PathBuf>,
+    stdin: Option<String>,
 }
 
 /// An object and where it stands.
@@ -54,14 +55,29 @@ pub(crate) struct Remark {
 /// # Errors
 /// When a path does not exist or can't be read.
 pub(crate) fn load(paths: &[PathBuf]) -> Result<Manifests, LoadError> {
+    load_again(paths, None)
+}
+
+/// Reads the same paths another time. Standard input can be read only once: it is what it was.
+///
+/// # Errors
+/// When a path does not exist or can't be read.
+pub(crate) fn load_again(paths: &[PathBuf], stdin: Option<&str>) -> Result<Manifests, LoadError> {
     let mut manifests = Manifests::default();
     for path in paths {
         manifests.watched.insert(path.clone());
     }
     manifests.watched.remove(Path::new("-"));
     for file in files::find(paths)? {
-        let text = files::read(&file)?;
+        let is_stdin = files::is_stdin(&file);
+        let text = match stdin {
+            Some(text) if is_stdin => text.to_owned(),
+            _ => files::read(&file)?,
+        };
         read::text(&mut manifests, &file, &text);
+        if is_stdin {
+            manifests.stdin = Some(text);
+        }
     }
     Ok(manifests)
 }
@@ -87,6 +103,11 @@ impl Manifests {
     /// The paths that were given: a change below them may change the plan. Standard input is not among them.
     pub(crate) fn watched_paths(&self) -> Vec<PathBuf> {
         self.watched.iter().cloned().collect()
+    }
+
+    /// What came over standard input, if anything did.
+    pub(crate) fn stdin(&self) -> Option<&str> {
+        self.stdin.as_deref()
     }
 
     /// True when some text could not be read as an object.
