@@ -26,6 +26,10 @@ pub(crate) struct Args {
     /// Where `skep token` finds the demo (default: a folder of this user's own).
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Run the demo's identity provider (127.0.0.1:7500) and MCP server (127.0.0.1:7501) beside the manifests
+    /// of -f. Without -f they always run.
+    #[arg(long)]
+    demo: bool,
     /// Refuse servers that have no authentication.
     #[arg(long)]
     require_auth: bool,
@@ -44,6 +48,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         paths: args.paths,
         ready_file: args.ready_file,
         socket: args.socket,
+        demo: args.demo,
         require_auth: args.require_auth,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -28,6 +28,8 @@ const PROXY: &str = "demo";
 /// What runs beside the proxy.
 pub(crate) struct Demo {
     issuer: String,
+    /// Usual port and the one that was had: issuer, server, proxy.
+    ports: [(u16, u16); 3],
     proxy_listener: Mutex<Option<Bound>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -36,12 +38,13 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// Starts the identity provider, the server and the socket for tokens; returns the manifest with the
-    /// ports that were to be had.
+    /// Starts the identity provider, the server and the socket for tokens. Beside manifests of somebody's
+    /// own they must have their usual ports, which those manifests name; else the demo's manifest follows
+    /// the ports that were to be had.
     ///
     /// # Errors
     /// When another `skep up` has the socket, or no port can be had.
-    pub(crate) async fn start(socket: Option<&Path>) -> anyhow::Result<(Self, Manifests)> {
+    pub(crate) async fn start(socket: Option<&Path>, beside_manifests: bool) -> anyhow::Result<Self> {
         let place = match socket {
             Some(path) => path.to_path_buf(),
             None => {
@@ -52,17 +55,21 @@ impl Demo {
         };
         let token_socket = TokenSocket::bind(&place)?;
         let bind = |port: u16| ports::bind(port).context("no port can be had");
-        let (issuer, server, proxy) = (bind(ISSUER_PORT)?, bind(SERVER_PORT)?, bind(PROXY_PORT)?);
+        let (issuer, server) = (bind(ISSUER_PORT)?, bind(SERVER_PORT)?);
+        let proxy = if beside_manifests { None } else { Some(bind(PROXY_PORT)?) };
         for (bound, what) in [(&issuer, "the identity provider"), (&server, "the demo MCP server")] {
             if let Some(taken) = bound.instead_of {
+                if beside_manifests {
+                    anyhow::bail!("port {taken} is taken, and the manifests expect {what} there; free it");
+                }
                 say(&format!("port {taken} is taken; {what} is on port {} instead", bound.port));
             }
         }
-        let text = MANIFEST
-            .replace(&ISSUER_PORT.to_string(), &issuer.port.to_string())
-            .replace(&SERVER_PORT.to_string(), &server.port.to_string())
-            .replace(&PROXY_PORT.to_string(), &proxy.port.to_string());
-        let manifests = read_text(Path::new("examples/quickstart/demo.yaml"), &text);
+        let ports = [
+            (ISSUER_PORT, issuer.port),
+            (SERVER_PORT, server.port),
+            (PROXY_PORT, proxy.as_ref().map_or(PROXY_PORT, |bound| bound.port)),
+        ];
 
         // Only ever on loopback: these listeners are bound to 127.0.0.1, and the provider checks it again.
         skep_authserver::listen::require_loopback(issuer.listener.local_addr()?)?;
@@ -94,14 +101,23 @@ impl Demo {
         });
         tasks.close();
         let socket_argument = socket.map(|path| format!(" --socket {}", path.display())).unwrap_or_default();
-        let demo = Self {
+        Ok(Self {
             issuer: issuer_url,
-            proxy_listener: Mutex::new(Some(proxy)),
+            ports,
+            proxy_listener: Mutex::new(proxy),
             stop,
             tasks,
             socket_argument,
-        };
-        Ok((demo, manifests))
+        })
+    }
+
+    /// The demo's own manifest, with the ports that were to be had.
+    pub(crate) fn manifests(&self) -> Manifests {
+        let text = self.ports.iter().fold(MANIFEST.to_owned(), |text, (usual, had)| {
+            text.replace(&format!("127.0.0.1:{usual}"), &format!("127.0.0.1:{had}"))
+                .replace(&format!("proxyPort: {usual}"), &format!("proxyPort: {had}"))
+        });
+        read_text(Path::new("examples/quickstart/demo.yaml"), &text)
     }
 
     /// The identity provider's issuer.

@@ -45,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) ready_file: Option<PathBuf>,
     /// Where the demo's token socket is, when not at its default place.
     pub(crate) socket: Option<PathBuf>,
+    /// Run the demo's identity provider and MCP server beside the manifests.
+    pub(crate) demo: bool,
     /// Refuse servers that ask nobody who they are.
     pub(crate) require_auth: bool,
 }
@@ -81,11 +83,14 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     let whole = Drain::new();
     let diagnostics = diagnostics(&house, &registry, &whole).await?;
 
-    let (demo, manifests) = if options.paths.is_empty() {
-        let (demo, manifests) = Demo::start(options.socket.as_deref()).await?;
-        (Some(demo), manifests)
-    } else {
-        (None, load(&options.paths)?)
+    let own = !options.paths.is_empty();
+    let demo = match !own || options.demo {
+        true => Some(Demo::start(options.socket.as_deref(), own).await?),
+        false => None,
+    };
+    let manifests = match &demo {
+        Some(demo) if !own => demo.manifests(),
+        _ => load(&options.paths)?,
     };
     let stdin = manifests.stdin().map(str::to_owned);
     // From here on a change of a file is seen, even one that comes while the first proxies start.
@@ -101,7 +106,7 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
 
     let issuer = demo.as_ref().map(Demo::issuer);
     printed::table(&instances, issuer.as_deref(), &diagnostics);
-    if let Some(demo) = &demo {
+    if let Some(demo) = demo.as_ref().filter(|_| !own) {
         printed::commands(&instances, demo);
     }
     if let Some(path) = &options.ready_file {

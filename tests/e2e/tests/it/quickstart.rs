@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::documents::shell_blocks;
 use crate::harness::http::{call_tool, get, rpc};
-use crate::harness::repository;
 use crate::harness::up::Up;
+use crate::harness::{eventually, repository, skep};
 
 #[tokio::test]
 async fn the_demo_lets_alice_in_stops_bob_and_challenges_strangers() {
@@ -154,4 +154,25 @@ async fn the_commands_that_it_prints_get_the_answers_that_it_says() {
         let answer = String::from_utf8(up.shell(command).output().await.unwrap().stdout).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{command}\n{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_copy_of_the_demo_runs_beside_the_demos_own_servers() {
+    // These ports can't move: the copy names them. Another test may have them for a moment.
+    let manifest = repository().join("examples/quickstart/demo.yaml");
+    let up =
+        eventually("the ports of the demo are free", async || Up::try_beside_demo(&manifest).await).await;
+    let url = up.url("MCPRemoteProxy", "demo");
+    assert_eq!(up.ready["issuer"], "http://127.0.0.1:7500");
+    let token = up.token("bob").await;
+    let who = call_tool(&url, Some(&token), "whoami", json!({})).await.tool_text();
+    assert!(who.contains("bob"), "{who}");
+    let refused = call_tool(&url, Some(&token), "delete_everything", json!({})).await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+
+    // A second one can't have them, and says so.
+    let home = tempfile::tempdir().unwrap();
+    let run = skep::run(home.path(), ["up", "--demo", "-f", manifest.to_str().unwrap()]).await;
+    assert_eq!(run.code, Some(1));
+    assert!(run.stderr.contains("port 7500 is taken"), "{}", run.stderr);
 }

@@ -34,7 +34,18 @@ impl Up {
         Self::start(&["-f", manifests.to_str().unwrap()]).await
     }
 
+    /// Runs a manifest beside the demo's own servers; none when somebody else has their ports.
+    pub(crate) async fn try_beside_demo(manifest: &Path) -> Option<Self> {
+        Self::try_start(&["--demo", "-f", manifest.to_str().unwrap()]).await.ok()
+    }
+
     async fn start(args: &[&str]) -> Self {
+        Self::try_start(args)
+            .await
+            .unwrap_or_else(|status| panic!("skep up ended with {status} before it was ready"))
+    }
+
+    async fn try_start(args: &[&str]) -> Result<Self, ExitStatus> {
         let home = tempfile::tempdir().unwrap();
         let ready_file = home.path().join("ready.json");
         let mut command = skep::command(home.path(), ["up", "--ready-file", ready_file.to_str().unwrap()]);
@@ -45,12 +56,12 @@ impl Up {
         let mut up = Self { ready: Value::Null, stdout, stderr, child, home };
         up.ready = eventually("skep up is ready", async || {
             if let Some(status) = up.child.try_wait().unwrap() {
-                panic!("skep up ended with {status} before it was ready");
+                return Some(Err(status));
             }
-            fs::read(&ready_file).ok().and_then(|text| serde_json::from_slice(&text).ok())
+            fs::read(&ready_file).ok().and_then(|text| serde_json::from_slice(&text).ok()).map(Ok)
         })
-        .await;
-        up
+        .await?;
+        Ok(up)
     }
 
     /// Where clients of an object connect.
