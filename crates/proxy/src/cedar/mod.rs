@@ -156,20 +156,58 @@ impl Policies {
     }
 
     /// Decides which of `actions` are allowed, without arguments: what a list may show.
-    pub fn allowed(&self, who: &Identity, actions: &[Action<'_>]) -> Vec<bool> {
+    pub fn allowed(&self, who: &Arc<Identity>, actions: &[Action<'_>]) -> Vec<bool> {
+        let Some(remembered) = &self.remembered else { return self.allowed_now(who, actions, |_, _| {}) };
+        let known: Vec<Option<bool>> = actions
+            .iter()
+            .map(|action| remembered.verdict(who, *action).map(|verdict| verdict.allowed))
+            .collect();
+        let unknown: Vec<Action<'_>> = actions
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none())
+            .map(|(action, _)| *action)
+            .collect();
+        let mut decided = match unknown.is_empty() {
+            true => Vec::new(),
+            false => {
+                self.allowed_now(who, &unknown, |action, verdict| remembered.remember(who, action, verdict))
+            }
+        }
+        .into_iter();
+        known.into_iter().map(|known| known.or_else(|| decided.next()).unwrap_or(false)).collect()
+    }
+
+    fn allowed_now(
+        &self,
+        who: &Identity,
+        actions: &[Action<'_>],
+        mut learn: impl FnMut(Action<'_>, &Verdict),
+    ) -> Vec<bool> {
         let caller = self.model.caller(who);
         let resources: Vec<Entity> = actions.iter().map(|action| self.model.resource(*action)).collect();
         let context = self.model.context(&caller, None);
         // One name twice would be refused as a duplicate entity; the first description counts.
         let mut known = HashSet::new();
-        let distinct: Vec<Entity> =
-            resources.iter().filter(|resource| known.insert(resource.uid())).cloned().collect();
+        let first: Vec<bool> = resources.iter().map(|resource| known.insert(resource.uid())).collect();
+        let distinct: Vec<Entity> = resources
+            .iter()
+            .zip(&first)
+            .filter(|(_, first)| **first)
+            .map(|(entity, _)| entity.clone())
+            .collect();
         match (self.model.entities(&caller, &distinct), context) {
             (Ok(entities), Ok(context)) => actions
                 .iter()
-                .zip(&resources)
-                .map(|(action, resource)| {
-                    self.judge(&caller.uid, action.name(), &resource.uid(), &context, &entities).allowed
+                .zip(resources.iter().zip(first))
+                .map(|(action, (resource, first))| {
+                    let verdict =
+                        self.judge(&caller.uid, action.name(), &resource.uid(), &context, &entities);
+                    // A second description was judged by the first one's words: that is no verdict on it.
+                    if first {
+                        learn(*action, &verdict);
+                    }
+                    verdict.allowed
                 })
                 .collect(),
             _ => vec![false; actions.len()],

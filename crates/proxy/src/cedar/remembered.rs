@@ -45,16 +45,24 @@ impl Remembered {
         action: Action<'_>,
         decide: impl FnOnce() -> Verdict,
     ) -> Verdict {
-        let key = key(who, action);
-        if let Some(verdict) = self.get(&key) {
+        if let Some(verdict) = self.verdict(who, action) {
             return verdict;
         }
         let verdict = decide();
-        // Failures are explained in the log each time, and are rare.
-        if verdict.errors.is_empty() {
-            self.insert(key, Entry { _caller: Arc::clone(who), verdict: verdict.clone() });
-        }
+        self.remember(who, action, &verdict);
         verdict
+    }
+
+    /// The verdict of before.
+    pub(super) fn verdict(&self, who: &Arc<Identity>, action: Action<'_>) -> Option<Verdict> {
+        self.get(&key(who, action))
+    }
+
+    /// Keeps a verdict. Failures are not kept: they are explained in the log each time, and are rare.
+    pub(super) fn remember(&self, who: &Arc<Identity>, action: Action<'_>, verdict: &Verdict) {
+        if verdict.errors.is_empty() {
+            self.insert(key(who, action), Entry { _caller: Arc::clone(who), verdict: verdict.clone() });
+        }
     }
 
     fn get(&self, key: &Key) -> Option<Verdict> {

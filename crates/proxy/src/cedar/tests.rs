@@ -272,3 +272,26 @@ fn a_policy_that_asks_for_annotations_denies_a_tool_that_no_list_has_shown() {
     ]);
     assert!(elsewhere.decide(&alice, with(None)).allowed);
 }
+
+#[test]
+fn a_list_that_is_asked_for_again_is_judged_the_same_and_each_description_by_itself() {
+    let policies = load(&[
+        r#"permit(principal, action, resource) when { resource has readOnlyHint && resource.readOnlyHint };"#,
+    ]);
+    let hint = |read_only| ToolAnnotations { read_only_hint: Some(read_only), ..ToolAnnotations::default() };
+    let (reads, writes) = (hint(true), hint(false));
+    let none = Value::Null;
+    let action =
+        |name, annotations| Action::CallTool { name, arguments: &none, annotations: Some(annotations) };
+    let alice = who("alice", json!({}));
+    let list = [action("a", &reads), action("b", &writes), action("c", &reads)];
+    for _ in 0..3 {
+        assert_eq!(policies.allowed(&alice, &list), [true, false, true]);
+    }
+    // The server changes what it says of its tools.
+    assert_eq!(policies.allowed(&alice, &[action("a", &writes), action("b", &reads)]), [false, true]);
+    // One name twice: the second is not remembered by the first one's words.
+    assert_eq!(policies.allowed(&alice, &[action("d", &reads), action("d", &writes)]), [true, true]);
+    assert!(!policies.decide(&alice, action("d", &writes)).allowed);
+    assert_eq!(policies.allowed(&alice, &[]), [false; 0]);
+}
