@@ -5,7 +5,7 @@ mod partition;
 mod remembered;
 mod values;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -81,6 +81,8 @@ pub struct Policies {
     partition: Partition,
     model: Model,
     count: usize,
+    /// Actions as entities, by name: making one parses its type.
+    actions: HashMap<&'static str, EntityUid>,
     /// Present when no policy looks at arguments.
     remembered: Option<Remembered>,
 }
@@ -113,9 +115,14 @@ impl Policies {
         let model = Model::new(config, server, numbers, base)?;
         let count = policies.len();
         let general = !policies.iter().any(looks_at_arguments);
+        let action_type = EntityTypeName::from_str("Action")
+            .map_err(|error| PolicyError::Entities { message: error.to_string() })?;
+        let actions = partition::ACTIONS
+            .map(|name| (name, EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(name))))
+            .into();
         let partition = Partition::new(policies, model.actions_have_parents());
         let remembered = general.then(Remembered::default);
-        Ok(Self { authorizer: Authorizer::new(), partition, model, count, remembered })
+        Ok(Self { authorizer: Authorizer::new(), partition, model, count, actions, remembered })
     }
 
     /// Number of policies.
@@ -224,8 +231,9 @@ impl Policies {
         context: &Context,
         entities: &Entities,
     ) -> Verdict {
-        let Ok(action_type) = EntityTypeName::from_str("Action") else { return refused("Action".to_owned()) };
-        let action_uid = EntityUid::from_type_name_and_id(action_type, EntityId::new(action));
+        let Some(action_uid) = self.actions.get(action).cloned() else {
+            return refused(format!("the action {action} is not known"));
+        };
         let request =
             match Request::new(principal.clone(), action_uid, resource.clone(), context.clone(), None) {
                 Ok(request) => request,

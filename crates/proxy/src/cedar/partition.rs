@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint};
 
 /// Names of actions that are ever asked for.
-const ACTIONS: [&str; 3] = ["call_tool", "get_prompt", "read_resource"];
+pub(super) const ACTIONS: [&str; 3] = ["call_tool", "get_prompt", "read_resource"];
 
 /// Policies by action and resource.
 #[derive(Debug, Default)]
