@@ -27,6 +27,7 @@ fuzz:
 
 # Measure throughput, latency and memory
 bench *ARGS:
+    cargo build --release --locked --package skep
     cargo bench --package skep-benches --locked {{ARGS}}
 
 # Write the generated files: CRDs, schemas, command reference
