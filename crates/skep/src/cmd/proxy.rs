@@ -140,11 +140,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
-    let (path, run_config) = match &args.config {
-        Some(path) => (path.clone(), config::read(path)?),
-        None => config::find(&SEARCH_PATH)?,
+    let path = match &args.config {
+        Some(path) => path.clone(),
+        None => config::find(&SEARCH_PATH)?.0,
     };
-    let config = load(args, run_config).with_context(|| format!("{} can't be used", path.display()))?;
+    let (config, mut watch) = load_and_watch(args, &path)?;
     let listener = bind(config.bind).with_context(|| format!("cannot listen on {}", config.bind))?;
     let address = listener.local_addr()?;
 
@@ -160,8 +160,7 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
     };
     let readiness = shared.readiness.clone();
     let metrics_port = if config.metrics_port == 0 { DEFAULT_PORT } else { config.metrics_port };
-    let mut watched = config.files.clone();
-    watched.push(path.clone());
+    let mut watched = watched(&config, &path);
     let metrics_host = config.bind.ip();
     let proxy = Proxy::new(config, address.port(), shared)?;
 
@@ -190,11 +189,19 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
         tokio::spawn(serve(listener, Arc::clone(&proxy), proxy.http_limits(), drain.watch(), load.clone()));
     tracing::info!(address = %address, config = %path.display(), "the proxy is up");
 
-    let mut watch = FileWatch::new(watched.iter().map(PathBuf::as_path))?;
     loop {
         tokio::select! {
             () = signals.stop() => break,
-            Some(()) = watch.changed() => reload(args, &path, &proxy),
+            Some(()) = watch.changed() => {
+                let now = reload(args, &path, &proxy, address).filter(|now| *now != watched);
+                if let Some(now) = now {
+                    // Other files are named now. What happened to them before they were watched is in the
+                    // second reading.
+                    watch = FileWatch::new(now.iter().map(PathBuf::as_path))?;
+                    watched = now;
+                    reload(args, &path, &proxy, address);
+                }
+            }
         }
     }
     tracing::info!("draining");
@@ -212,21 +219,60 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn reload(args: &RunArgs, path: &Path, proxy: &Proxy) {
+/// The configuration, read after its files are watched: a change in between would be lost.
+fn load_and_watch(args: &RunArgs, path: &Path) -> anyhow::Result<(ProxyConfig, FileWatch)> {
+    let read = || -> anyhow::Result<ProxyConfig> {
+        load(args, config::read(path)?).with_context(|| format!("{} can't be used", path.display()))
+    };
+    let mut files = watched(&read()?, path);
+    loop {
+        let watch = FileWatch::new(files.iter().map(PathBuf::as_path))?;
+        let config = read()?;
+        let named = watched(&config, path);
+        if named == files {
+            return Ok((config, watch));
+        }
+        files = named;
+    }
+}
+
+/// Takes a changed configuration; the files to watch from now on, unless it is refused.
+fn reload(args: &RunArgs, path: &Path, proxy: &Proxy, address: SocketAddr) -> Option<Vec<PathBuf>> {
     let loaded = config::read(path).and_then(|run_config| load(args, run_config));
     let changed = match loaded {
-        Ok(config) => proxy.reload(config).map_err(anyhow::Error::from),
+        Ok(config) => {
+            let files = watched(&config, path);
+            if config.bind.port() != 0 && config.bind != address {
+                tracing::warn!(
+                    wanted = %config.bind,
+                    address = %address,
+                    "the address to listen on changes with a restart only"
+                );
+            }
+            proxy.reload(config).map(|()| files).map_err(anyhow::Error::from)
+        }
         Err(error) => {
             proxy.refused(&error.to_string());
             Err(error.into())
         }
     };
     match changed {
-        Ok(()) => tracing::info!(config = %path.display(), "the changed configuration is in use"),
+        Ok(files) => {
+            tracing::info!(config = %path.display(), "the changed configuration is in use");
+            Some(files)
+        }
         Err(error) => {
             tracing::error!(config = %path.display(), error = %format!("{error:#}"), "the changed configuration is refused; the old one stays");
+            None
         }
     }
+}
+
+/// The RunConfig and every file that it names.
+fn watched(config: &ProxyConfig, path: &Path) -> Vec<PathBuf> {
+    let mut files = config.files.clone();
+    files.push(path.to_owned());
+    files
 }
 
 /// The RunConfig with what the command line and the environment say over it.

@@ -72,6 +72,10 @@ struct House {
 /// When a path can't be read, a manifest has errors at the start, or nothing can be run.
 pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     let mut signals = signals::Signals::listen()?;
+    if let Some(path) = &options.ready_file {
+        // One of an earlier run would say that this one is ready.
+        ready::remove(path)?;
+    }
     let registry = Metrics::new();
     let house = House {
         metrics: ProxyMetrics::register(&registry),
@@ -88,17 +92,14 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
         true => Some(Demo::start(options.socket.as_deref(), own).await?),
         false => None,
     };
+    // The files are watched before they are read: a change in between would be lost.
+    let watching = watch(&options.paths);
     let manifests = match &demo {
         Some(demo) if !own => demo.manifests(),
         _ => load(&options.paths)?,
     };
     let stdin = manifests.stdin().map(str::to_owned);
-    // From here on a change of a file is seen, even one that comes while the first proxies start.
-    let watched = manifests.watched_paths();
-    let mut watch = match watched.is_empty() {
-        true => None,
-        false => Some(FileWatch::new(watched.iter().map(PathBuf::as_path))?),
-    };
+    let mut watch = watching?;
 
     let mut instances: BTreeMap<Key, Instance> = BTreeMap::new();
     start_all(&house, &manifests, demo.as_ref(), &mut instances).await?;
@@ -127,6 +128,15 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     }
     finish(instances, demo, &whole, &mut signals).await;
     Ok(())
+}
+
+/// A watch over what can change: standard input can't.
+fn watch(paths: &[PathBuf]) -> anyhow::Result<Option<FileWatch>> {
+    let mut files = paths.iter().map(PathBuf::as_path).filter(|path| *path != Path::new("-")).peekable();
+    match files.peek() {
+        None => Ok(None),
+        Some(_) => Ok(Some(FileWatch::new(files)?)),
+    }
 }
 
 async fn next_change(watch: &mut Option<FileWatch>) -> Option<()> {

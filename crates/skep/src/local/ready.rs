@@ -28,3 +28,16 @@ pub(crate) fn write(
     let text = format!("{:#}\n", json!({"issuer": issuer, "metrics": metrics, "objects": objects}));
     write_whole(path, &text).with_context(|| format!("cannot write the ready file {}", path.display()))
 }
+
+/// Takes away the file of an earlier run.
+///
+/// # Errors
+/// When there is one and it can't be removed.
+pub(crate) fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the old ready file {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

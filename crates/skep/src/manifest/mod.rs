@@ -5,7 +5,7 @@ mod files;
 mod plan;
 mod read;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use skep_api::crd::Object;
@@ -26,7 +26,6 @@ pub(crate) struct Manifests {
     config_maps: BTreeMap<(String, String), BTreeMap<String, String>>,
     secrets: BTreeMap<(String, String), BTreeMap<String, Secret>>,
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
-    watched: BTreeSet<PathBuf>,
     stdin: Option<String>,
 }
 
@@ -64,10 +63,6 @@ pub(crate) fn load(paths: &[PathBuf]) -> Result<Manifests, LoadError> {
 /// When a path does not exist or can't be read.
 pub(crate) fn load_again(paths: &[PathBuf], stdin: Option<&str>) -> Result<Manifests, LoadError> {
     let mut manifests = Manifests::default();
-    for path in paths {
-        manifests.watched.insert(path.clone());
-    }
-    manifests.watched.remove(Path::new("-"));
     for file in files::find(paths)? {
         let is_stdin = files::is_stdin(&file);
         let text = match stdin {
@@ -98,11 +93,6 @@ impl Manifests {
     /// The content of a key of a ConfigMap.
     pub(crate) fn config_map_value(&self, namespace: &str, name: &str, key: &str) -> Option<&str> {
         self.config_maps.get(&(namespace.to_owned(), name.to_owned()))?.get(key).map(String::as_str)
-    }
-
-    /// The paths that were given: a change below them may change the plan. Standard input is not among them.
-    pub(crate) fn watched_paths(&self) -> Vec<PathBuf> {
-        self.watched.iter().cloned().collect()
     }
 
     /// What came over standard input, if anything did.

@@ -50,3 +50,13 @@ async fn a_remote_proxy_without_auth_is_refused_from_standard_input_too() {
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(said.to_string().contains("authMode"), "{said}");
 }
+
+#[tokio::test]
+async fn the_ready_file_of_an_earlier_run_does_not_speak_for_this_one() {
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("open.yaml"), UNPROTECTED).unwrap();
+    fs::write(home.path().join("ready.json"), "{}").unwrap();
+    let run = skep::run(home.path(), ["up", "-f", "open.yaml", "--ready-file", "ready.json"]).await;
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(!home.path().join("ready.json").exists());
+}

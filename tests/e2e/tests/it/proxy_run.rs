@@ -128,6 +128,32 @@ async fn what_is_rendered_for_a_pod_runs_and_takes_a_change() {
 }
 
 #[tokio::test]
+async fn a_file_that_a_changed_run_config_names_is_watched_too() {
+    let pod = Pod::start().await;
+    let policies = pod.folder.path().join("elsewhere");
+    fs::create_dir(&policies).unwrap();
+    let policies = policies.join("authz.json");
+    let write = |tool: u8| {
+        let document = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": [permit(tool)]}});
+        fs::write(&policies, document.to_string()).unwrap();
+    };
+    write(1);
+    let path = pod.folder.path().join("runconfig.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let members = config.as_object_mut().unwrap();
+    members.remove("authz_config");
+    members.remove("middleware_configs");
+    members.insert("authz_config_path".to_owned(), json!(policies));
+    fs::write(&path, config.to_string()).unwrap();
+    eventually("the file is in use", async || (pod.status_of("tool-1").await == 200).then_some(())).await;
+    assert_eq!(pod.status_of("tool-0").await, 403);
+
+    write(0);
+    eventually("its change is taken", async || (pod.status_of("tool-0").await == 200).then_some(())).await;
+    assert_eq!(pod.status_of("tool-1").await, 403);
+}
+
+#[tokio::test]
 async fn a_run_config_that_cannot_be_used_is_refused_with_the_reason() {
     let home = tempfile::tempdir().unwrap();
     let run_config = |changes: Value| {
