@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use skep_api::secret::Secret;
 use url::{Host, Url};
@@ -22,6 +22,8 @@ pub struct ClientConfig {
     pub egress: Egress,
     /// Further CA certificates, PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// The client's own certificates and key, PEM, for servers that ask (RFC 8705).
+    pub identity_pem: Option<Secret>,
     /// For a whole call.
     pub timeout: Duration,
     /// Bytes of a response body.
@@ -35,6 +37,7 @@ impl ClientConfig {
             reach: Reach { http: false, private: false },
             egress,
             ca_pem: None,
+            identity_pem: None,
             timeout: Duration::from_secs(5),
             max_bytes: 1 << 20,
         }
@@ -68,6 +71,8 @@ pub enum FetchError {
     Setup(#[source] reqwest::Error),
     #[error("the CA certificates cannot be read: they must be PEM")]
     Ca(#[source] reqwest::Error),
+    #[error("the client certificate cannot be read: certificates and their key must be PEM")]
+    Identity(#[source] reqwest::Error),
 }
 
 /// A client whose every call is guarded.
@@ -98,6 +103,11 @@ impl GuardedClient {
         if let Some(pem) = &config.ca_pem {
             let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Ca)?;
             builder = builder.tls_certs_merge(certificates);
+        }
+        if let Some(pem) = &config.identity_pem {
+            let identity =
+                reqwest::Identity::from_pem(pem.expose().as_bytes()).map_err(FetchError::Identity)?;
+            builder = builder.identity(identity);
         }
         let client = builder.build().map_err(FetchError::Setup)?;
         Ok(Self { client, reach: config.reach, egress, max_bytes: config.max_bytes })
@@ -143,14 +153,31 @@ impl GuardedClient {
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
+        let reply = self.exchange(url, request).await?;
+        if reply.status != 200 {
+            return Err(FetchError::Status { url: redacted(url), status: reply.status });
+        }
+        Ok(reply.body)
+    }
+
+    /// Sends `body` and reads the answer, whatever its status: a token endpoint's refusal says why in its
+    /// body. `headers` has the media type and may have credentials.
+    ///
+    /// # Errors
+    /// When the URL is refused, nothing answers, or the answer is too large.
+    pub async fn post(&self, url: &Url, headers: HeaderMap, body: Vec<u8>) -> Result<Reply, FetchError> {
+        self.permits(url)?;
+        self.exchange(url, self.client.post(url.clone()).headers(headers).body(body)).await
+    }
+
+    async fn exchange(&self, url: &Url, request: reqwest::RequestBuilder) -> Result<Reply, FetchError> {
         let unreachable = |source: reqwest::Error| FetchError::Unreachable {
             url: redacted(url),
             source: source.without_url(),
         };
         let mut response = request.send().await.map_err(unreachable)?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(FetchError::Status { url: redacted(url), status: response.status().as_u16() });
-        }
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
             if body.len() + chunk.len() > self.max_bytes {
@@ -158,8 +185,19 @@ impl GuardedClient {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body)
+        Ok(Reply { status, headers, body })
     }
+}
+
+/// An answer, whatever its status.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Status code.
+    pub status: u16,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body, as large as the client allows at most.
+    pub body: Vec<u8>,
 }
 
 /// A URL without user information, query and fragment, fit for an error or a log.

@@ -17,6 +17,8 @@ pub struct Identity {
     pub scopes: Vec<String>,
     /// `exp` of the token, seconds since 1970.
     pub expires_at: i64,
+    /// SHA-256 of the token, the key of whatever is kept for it.
+    pub token_digest: [u8; 32],
 }
 
 impl Identity {

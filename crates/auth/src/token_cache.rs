@@ -71,6 +71,7 @@ mod tests {
                 claims: serde_json::Map::new(),
                 scopes: Vec::new(),
                 expires_at: 0,
+                token_digest: [0; 32],
             }),
             keys_generation: 1,
             not_before: 0,

@@ -67,7 +67,7 @@ impl TokenValidator {
         }
         let jwt = parse(token)?;
         let keys = self.check_signature(&jwt, keys).await?;
-        let (identity, not_before) = self.check_claims(jwt)?;
+        let (identity, not_before) = self.check_claims(jwt, digest)?;
         let identity = Arc::new(identity);
         let verified =
             Verified { identity: Arc::clone(&identity), keys_generation: keys.generation, not_before };
@@ -100,7 +100,11 @@ impl TokenValidator {
         Ok(keys)
     }
 
-    fn check_claims(&self, jwt: UnverifiedJwt<'_>) -> Result<(Identity, i64), AuthError> {
+    fn check_claims(
+        &self,
+        jwt: UnverifiedJwt<'_>,
+        token_digest: Digest,
+    ) -> Result<(Identity, i64), AuthError> {
         check_kind(&jwt)?;
         let claims = jwt.claims;
         let issuer = claims.get("iss").and_then(Value::as_str).unwrap_or_default();
@@ -118,8 +122,14 @@ impl TokenValidator {
             Some(subject) if !subject.is_empty() => subject.to_owned(),
             _ => return Err(AuthError::NoSubject),
         };
-        let identity =
-            Identity { issuer: issuer.to_owned(), subject, scopes: scopes(&claims), expires_at, claims };
+        let identity = Identity {
+            issuer: issuer.to_owned(),
+            subject,
+            scopes: scopes(&claims),
+            expires_at,
+            token_digest,
+            claims,
+        };
         Ok((identity, not_before.unwrap_or(i64::MIN)))
     }
 

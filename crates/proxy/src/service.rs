@@ -1,5 +1,6 @@
 //! A running proxy: one listener, one pipeline that can be exchanged while requests run.
 
+mod authentication;
 pub mod record;
 
 use std::sync::atomic::AtomicUsize;
@@ -33,6 +34,7 @@ use crate::stages::forward::Forward;
 use crate::stages::parse::Bounds;
 use crate::upstream::{ConnectorError, Upstream};
 
+use self::authentication::authentication;
 use self::record::Recorder;
 
 /// Why a configuration can't be put to work.
@@ -301,62 +303,4 @@ fn audit_file(config: &ProxyConfig, current: &Current) -> Result<Option<(String,
     let sink = AuditSink::file(std::path::Path::new(path))
         .map_err(|source| BuildError::Audit { path: path.to_owned(), source })?;
     Ok(Some((path.to_owned(), sink)))
-}
-
-/// Keys and verified tokens survive a change that is not about them.
-fn authentication(
-    config: &ProxyConfig,
-    shared: &Shared,
-    current: &Current,
-    first: bool,
-) -> Result<(Authentication, Option<Arc<TokenValidator>>), BuildError> {
-    let AuthSettings::Token(token) = &config.auth else { return Ok((Authentication::Anonymous, None)) };
-    let same = match &current.config.auth {
-        AuthSettings::Token(known) => !first && same_judgement(known, token),
-        AuthSettings::Anonymous => false,
-    };
-    let validator = match &current.validator {
-        Some(validator) if same => Arc::clone(validator),
-        _ => validator(token, config, shared)?,
-    };
-    let resource = ProtectedResource {
-        issuer: token.issuer.clone(),
-        resource: token.resource_url.clone(),
-        scopes: token.scopes.clone(),
-    };
-    Ok((Authentication::Token { validator: Arc::clone(&validator), resource }, Some(validator)))
-}
-
-fn same_judgement(a: &TokenSettings, b: &TokenSettings) -> bool {
-    a.issuer == b.issuer
-        && a.jwks_url == b.jwks_url
-        && a.audiences == b.audiences
-        && a.algorithms == b.algorithms
-        && a.leeway == b.leeway
-        && a.ca_pem == b.ca_pem
-        && a.token_file == b.token_file
-        && a.reach == b.reach
-}
-
-fn validator(
-    token: &TokenSettings,
-    config: &ProxyConfig,
-    shared: &Shared,
-) -> Result<Arc<TokenValidator>, BuildError> {
-    let mut client = ClientConfig::new(config.egress.clone());
-    client.reach = token.reach;
-    client.ca_pem.clone_from(&token.ca_pem);
-    let client = GuardedClient::new(client).map_err(BuildError::Client)?;
-    let source = KeySource {
-        issuer: token.issuer.clone(),
-        jwks_url: token.jwks_url.clone(),
-        token_file: token.token_file.clone(),
-    };
-    let keys = KeyProvider::new(source, client, Arc::clone(&shared.clock));
-    let rules = TokenRules {
-        audiences: token.audiences.clone(),
-        algorithms: token.algorithms.clone(),
-        leeway: token.leeway,
-    };
-    Ok(Arc::new(TokenValidator::new(keys, rules, Arc::clone(&shared.clock))))
 }

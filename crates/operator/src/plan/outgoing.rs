@@ -9,7 +9,7 @@ use skep_api::crd::pod::HeaderForwardSpec;
 use skep_api::crd::{Kind, Spec};
 use skep_api::headers::is_restricted;
 use skep_api::names::{header_secret, secret_env};
-use skep_api::runconfig::{HeaderForward, TokenExchangeConfig};
+use skep_api::runconfig::{AwsRoleMapping, AwsStsConfig, HeaderForward, TokenExchangeConfig};
 use url::Url;
 
 use super::EnvSource;
@@ -28,7 +28,7 @@ pub(super) struct Outgoing {
     pub(super) headers: HeaderForward,
     pub(super) remote_auth: Option<Value>,
     pub(super) token_exchange: Option<TokenExchangeConfig>,
-    pub(super) aws_sts: Option<Value>,
+    pub(super) aws_sts: Option<AwsStsConfig>,
     pub(super) env: Vec<EnvSource>,
 }
 
@@ -273,44 +273,28 @@ fn exchange_config(exchange: &TokenExchange) -> TokenExchangeConfig {
     }
 }
 
-fn aws_config(aws: &AwsSts) -> Value {
-    let mut config = json!({
-        "region": aws.region,
-        "service": aws.service.as_deref().unwrap_or("aws-mcp"),
-        "role_claim": aws.role_claim.as_deref().unwrap_or("groups"),
-        "session_duration": aws.session_duration.unwrap_or(3600),
-        "session_name_claim": aws.session_name_claim.as_deref().unwrap_or("sub"),
-    });
-    if let Some(map) = config.as_object_mut() {
-        if let Some(role) = &aws.fallback_role_arn {
-            map.insert("fallback_role_arn".to_owned(), role.clone().into());
-        }
-        let mappings: Vec<Value> = aws
-            .role_mappings
-            .iter()
-            .flatten()
-            .map(|mapping| {
-                let mut rule = serde_json::Map::new();
-                for (key, value) in [("claim", &mapping.claim), ("matcher", &mapping.matcher)] {
-                    if let Some(value) = value {
-                        rule.insert(key.to_owned(), value.clone().into());
-                    }
-                }
-                rule.insert("role_arn".to_owned(), mapping.role_arn.clone().into());
-                if let Some(priority) = mapping.priority {
-                    rule.insert("priority".to_owned(), priority.into());
-                }
-                Value::Object(rule)
-            })
-            .collect();
-        if !mappings.is_empty() {
-            map.insert("role_mappings".to_owned(), mappings.into());
-        }
-        if let Some(provider) = &aws.subject_provider_name {
-            map.insert("subject_provider_name".to_owned(), provider.clone().into());
-        }
+fn aws_config(aws: &AwsSts) -> AwsStsConfig {
+    let role_mappings = aws
+        .role_mappings
+        .iter()
+        .flatten()
+        .map(|mapping| AwsRoleMapping {
+            claim: mapping.claim.clone().unwrap_or_default(),
+            matcher: mapping.matcher.clone().unwrap_or_default(),
+            role_arn: mapping.role_arn.clone(),
+            priority: mapping.priority,
+        })
+        .collect();
+    AwsStsConfig {
+        region: aws.region.clone(),
+        service: aws.service.clone().unwrap_or_else(|| "aws-mcp".to_owned()),
+        fallback_role_arn: aws.fallback_role_arn.clone().unwrap_or_default(),
+        role_mappings,
+        role_claim: aws.role_claim.clone().unwrap_or_else(|| "groups".to_owned()),
+        session_duration: Some(aws.session_duration.unwrap_or(3600)),
+        session_name_claim: aws.session_name_claim.clone().unwrap_or_else(|| "sub".to_owned()),
+        subject_provider_name: aws.subject_provider_name.clone().unwrap_or_default(),
     }
-    config
 }
 
 /// Adds `headerForward` to what is sent.

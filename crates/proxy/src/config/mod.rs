@@ -1,8 +1,10 @@
 //! A RunConfig turned into what the proxy runs by. What can't be honoured is refused by name: a proxy
 //! that starts does everything its file says.
 
+mod incoming;
 mod limits;
 mod middleware;
+mod outgoing;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use url::Url;
 use crate::cedar::{Numbers, PolicyError};
 use crate::tools::{ToolRules, ToolRulesError};
 
+pub use self::incoming::{AuthSettings, TokenSettings};
 pub use self::limits::Limits;
 
 /// Why a RunConfig is refused.
@@ -75,40 +78,6 @@ pub struct Surroundings<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<Secret>,
     /// What the process may reach.
     pub egress: Egress,
-}
-
-/// How callers are known.
-#[derive(Debug, Clone)]
-pub enum AuthSettings {
-    /// Everybody may call.
-    Anonymous,
-    /// By the tokens of one issuer.
-    Token(Box<TokenSettings>),
-}
-
-/// Everything about one issuer's tokens.
-#[derive(Debug, Clone)]
-pub struct TokenSettings {
-    /// Who issues them.
-    pub issuer: Issuer,
-    /// Where the keys are, when it is not left to discovery.
-    pub jwks_url: Option<Url>,
-    /// Whom they must be meant for; never empty.
-    pub audiences: Vec<Audience>,
-    /// Accepted signature algorithms.
-    pub algorithms: Vec<Algorithm>,
-    /// Tolerance for times.
-    pub leeway: Duration,
-    /// The resource's own URL, for its metadata.
-    pub resource_url: Option<String>,
-    /// Scopes that are advertised.
-    pub scopes: Vec<String>,
-    /// CA certificates for the issuer, PEM.
-    pub ca_pem: Option<Vec<u8>>,
-    /// File with a token for the key endpoint.
-    pub token_file: Option<PathBuf>,
-    /// What calls to the issuer may reach.
-    pub reach: Reach,
 }
 
 /// What one proxy runs by.
@@ -209,7 +178,7 @@ impl ProxyConfig {
         let target = target(run)?;
         let mut files = Vec::new();
         let auth = match &stages.oidc {
-            Some(oidc) => AuthSettings::Token(Box::new(token_settings(oidc, run, &mut files)?)),
+            Some(oidc) => AuthSettings::Token(Box::new(incoming::token_settings(oidc, run, &mut files)?)),
             None if run.skep.auth_mode == AuthMode::Anonymous => AuthSettings::Anonymous,
             // A local server without authentication runs, as it does elsewhere; a remote one, whose
             // credential this proxy holds, does not.
@@ -217,7 +186,7 @@ impl ProxyConfig {
             None => return Err(ConfigError::NoAuthentication),
         };
         let forward_token = run.skep.client_token == ClientToken::Forward;
-        let add_headers = headers(run, &stages, surroundings)?;
+        let add_headers = outgoing::headers(run, &stages, surroundings)?;
         if forward_token && add_headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION) {
             return Err(ConfigError::Contradiction {
                 first: "skep.client_token: forward",
@@ -312,99 +281,6 @@ fn bind(run: &RunConfig) -> Result<SocketAddr, ConfigError> {
     Ok(SocketAddr::new(host, run.port))
 }
 
-fn token_settings(
-    oidc: &OidcConfig,
-    run: &RunConfig,
-    files: &mut Vec<PathBuf>,
-) -> Result<TokenSettings, ConfigError> {
-    let invalid = |key, reason: &str| ConfigError::Invalid { key, reason: reason.to_owned() };
-    if !oidc.introspection_url.is_empty() {
-        return Err(ConfigError::Unsupported { key: "oidc_config.IntrospectionURL".to_owned() });
-    }
-    if !oidc.client_secret.is_empty() {
-        return Err(invalid(
-            "oidc_config.ClientSecret",
-            "a secret has no place in this file; set TOOLHIVE_OIDC_CLIENT_SECRET",
-        ));
-    }
-    let issuer = Issuer::parse(&oidc.issuer, oidc.insecure_allow_http).map_err(ConfigError::Issuer)?;
-    let mut audiences: Vec<Audience> = std::iter::once(&oidc.audience)
-        .chain(&run.skep.audiences)
-        .filter_map(|text| Audience::parse(text))
-        .collect();
-    if audiences.is_empty() {
-        audiences.extend(Audience::parse(&oidc.resource_url));
-    }
-    if audiences.is_empty() {
-        return Err(invalid(
-            "oidc_config.Audience",
-            "without an audience any token of the issuer would be accepted; set it, or ResourceURL",
-        ));
-    }
-    let jwks_url = match oidc.jwks_url.as_str() {
-        "" => None,
-        text => {
-            let url = Url::parse(text).map_err(|_| invalid("oidc_config.JWKSURL", "it is not a URL"))?;
-            if url.scheme() != "https" && !(url.scheme() == "http" && oidc.insecure_allow_http) {
-                return Err(invalid(
-                    "oidc_config.JWKSURL",
-                    "it must be https (InsecureAllowHTTP permits http)",
-                ));
-            }
-            Some(url)
-        }
-    };
-    let ca_path = if oidc.ca_cert_path.is_empty() { &run.thv_ca_bundle } else { &oidc.ca_cert_path };
-    let ca_pem = match ca_path.as_str() {
-        "" => None,
-        path => Some(file("oidc_config.CACertPath", path, files)?),
-    };
-    let token_path =
-        if oidc.auth_token_file.is_empty() { &run.jwks_auth_token_file } else { &oidc.auth_token_file };
-    let token_file = match token_path.as_str() {
-        "" => None,
-        path => {
-            file("oidc_config.AuthTokenFile", path, files)?;
-            Some(PathBuf::from(path))
-        }
-    };
-    let resource_url = match oidc.resource_url.as_str() {
-        "" => None,
-        text => {
-            Url::parse(text).map_err(|_| invalid("oidc_config.ResourceURL", "it is not a URL"))?;
-            Some(text.to_owned())
-        }
-    };
-    Ok(TokenSettings {
-        issuer,
-        jwks_url,
-        audiences,
-        algorithms: algorithms(&run.skep.allowed_algorithms)?,
-        leeway: Duration::from_secs(run.skep.clock_skew_seconds.unwrap_or(30)),
-        resource_url,
-        scopes: oidc.scopes.clone(),
-        ca_pem,
-        token_file,
-        // The URLs of identity providers that a manifest names may lie inside the network.
-        reach: Reach { http: oidc.insecure_allow_http, private: true },
-    })
-}
-
-fn algorithms(names: &[String]) -> Result<Vec<Algorithm>, ConfigError> {
-    if names.is_empty() {
-        return Ok(skep_auth::jwt::ALGORITHMS.to_vec());
-    }
-    names
-        .iter()
-        .map(|name| {
-            skep_auth::jwt::asymmetric(name).ok_or_else(|| ConfigError::Invalid {
-                key: "skep.allowed_algorithms",
-                reason: format!("{name:?} is not an algorithm that is ever accepted"),
-            })
-        })
-        .collect()
-}
-
 /// Reads a file that the config names, so that a missing one is found at the start.
 pub(crate) fn file(key: &'static str, path: &str, files: &mut Vec<PathBuf>) -> Result<Vec<u8>, ConfigError> {
     let path = PathBuf::from(path);
@@ -412,56 +288,6 @@ pub(crate) fn file(key: &'static str, path: &str, files: &mut Vec<PathBuf>) -> R
         std::fs::read(&path).map_err(|source| ConfigError::File { key, path: path.clone(), source })?;
     files.push(path);
     Ok(content)
-}
-
-fn headers(
-    run: &RunConfig,
-    stages: &middleware::Stages,
-    surroundings: &Surroundings<'_>,
-) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
-    let mut headers = Vec::new();
-    let mut add = |key: &'static str, name: &str, value: &Secret| {
-        let invalid = |reason: String| ConfigError::Invalid { key, reason };
-        let header = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| invalid(format!("{name:?} is not a header name")))?;
-        if is_restricted(header.as_str()) {
-            return Err(invalid(format!(
-                "header {name:?} is restricted and cannot be configured for forwarding"
-            )));
-        }
-        let mut value = HeaderValue::from_str(value.expose())
-            .map_err(|_| invalid(format!("the value for {name} cannot stand in a header")))?;
-        value.set_sensitive(true);
-        headers.push((header, value));
-        Ok(())
-    };
-    for (name, value) in &stages.plain_headers {
-        add("header_forward.add_plaintext_headers", name, &Secret::new(value.as_str()))?;
-    }
-    let secret = |key, name: &str| {
-        let variable = format!("TOOLHIVE_SECRET_{name}");
-        (surroundings.variable)(&variable)
-            .filter(|value| !value.is_empty())
-            .ok_or_else(|| ConfigError::SecretMissing { key, name: name.to_owned(), variable })
-    };
-    let forward = run.header_forward.iter().flat_map(|forward| &forward.add_headers_from_secret);
-    for (name, identifier) in forward {
-        const KEY: &str = "header_forward.add_headers_from_secret";
-        add(KEY, name, &secret(KEY, identifier)?)?;
-    }
-    if let Some(remote) = &run.remote_auth_config {
-        const KEY: &str = "remote_auth_config.bearer_token";
-        let Some(reference) = remote.get("bearer_token").and_then(serde_json::Value::as_str) else {
-            return Err(ConfigError::Unsupported {
-                key: "remote_auth_config without bearer_token".to_owned(),
-            });
-        };
-        // `<secret>,target=bearer_token`
-        let name = reference.split(',').next().unwrap_or_default();
-        let token = secret(KEY, name)?;
-        add(KEY, "authorization", &Secret::new(format!("Bearer {}", token.expose())))?;
-    }
-    Ok(headers)
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({"header_forward": {"add_plaintext_headers": {"Host": "x"}}}), "restricted"),
         (json!({"header_forward": {"add_headers_from_secret": {"X-Key": "KEY2"}}}), "TOOLHIVE_SECRET_KEY2"),
         (json!({"remote_auth_config": {"client_id": "x"}}), "remote_auth_config"),
-        (json!({"skep": {"allowed_algorithms": ["HS256"]}}), "HS256"),
+        (json!({"skep": {"issuer": {"allowed_algorithms": ["HS256"]}}}), "HS256"),
         (json!({"telemetry_config": {"endpoint": "otel:4318"}}), "telemetry_config.endpoint"),
     ] {
         let error = load(&with(changes.clone())).expect_err(&changes.to_string());

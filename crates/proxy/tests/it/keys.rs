@@ -278,7 +278,7 @@ async fn a_token_that_names_no_key_is_refused_where_several_could_be_meant() {
 
 #[tokio::test]
 async fn only_the_allowed_algorithms_count() {
-    let harness = Harness::start(json!({"skep": {"allowed_algorithms": ["ES256"]}})).await;
+    let harness = Harness::start(json!({"skep": {"issuer": {"allowed_algorithms": ["ES256"]}}})).await;
     let token = harness.mint(|token| token.alg(Alg::Es256));
     assert_eq!(status(&harness, &token).await, 200);
     assert_eq!(status(&harness, &harness.token("alice")).await, 401);

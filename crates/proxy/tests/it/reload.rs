@@ -68,8 +68,8 @@ async fn a_change_of_who_is_let_in_forgets_what_was_judged_before() {
     for (changes, expected) in [
         (json!({"oidc_config": {"Audience": "another"}}), 401),
         (json!({"oidc_config": {"Audience": crate::harness::AUDIENCE}}), 200),
-        (json!({"skep": {"allowed_algorithms": ["ES256"]}}), 401),
-        (json!({"skep": {"clock_skew_seconds": 0}}), 200),
+        (json!({"skep": {"issuer": {"allowed_algorithms": ["ES256"]}}}), 401),
+        (json!({"skep": {"issuer": {"clock_skew_seconds": 0}}}), 200),
         (json!({"tools_filter": ["tool-1"]}), 200),
     ] {
         harness.proxy.reload(harness.changed(changes.clone()).unwrap()).unwrap();

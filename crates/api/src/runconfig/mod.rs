@@ -4,11 +4,24 @@
 //! `audit_config` and `telemetry_config`, the CRD's own names in `rate_limit_config`. What skep adds
 //! lives under the one key `skep`, which ToolHive's reader passes over.
 
+mod extension;
+mod incoming;
+mod outgoing;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use self::extension::{AuthMode, ClientToken, Limits, SkepExtension};
+pub use self::incoming::{
+    ClaimMappings, FurtherIssuer, IntrospectionRules, IssuerRules, OidcConfig, TokenProfile,
+};
+pub use self::outgoing::{
+    AwsExtension, AwsRoleMapping, AwsStsConfig, ClientAuthMethod, GrantType, HeaderForward,
+    TokenExchangeConfig, TokenExchangeExtension,
+};
 
 /// The only schema version that is written, and the only one that is read.
 pub const SCHEMA_VERSION: &str = "v0.1.0";
@@ -118,7 +131,7 @@ pub struct RunConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_swap_config: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aws_sts_config: Option<Value>,
+    pub aws_sts_config: Option<AwsStsConfig>,
     /// Authorization document, inline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authz_config: Option<AuthzConfig>,
@@ -195,62 +208,6 @@ pub struct RunConfig {
     /// What ToolHive has no key for.
     #[serde(default, skip_serializing_if = "SkepExtension::is_default")]
     pub skep: SkepExtension,
-}
-
-/// `oidc_config`, with Go's field names (`TokenValidatorConfig`).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields)]
-pub struct OidcConfig {
-    #[serde(default)]
-    pub issuer: String,
-    /// Value that a token's `aud` must contain.
-    #[serde(default)]
-    pub audience: String,
-    #[serde(rename = "JWKSURL", default)]
-    pub jwks_url: String,
-    #[serde(rename = "ClientID", default)]
-    pub client_id: String,
-    /// Always empty in a file skep writes: the value comes from `TOOLHIVE_OIDC_CLIENT_SECRET`.
-    #[serde(default)]
-    pub client_secret: String,
-    #[serde(rename = "CACertPath", default)]
-    pub ca_cert_path: String,
-    #[serde(default)]
-    pub auth_token_file: String,
-    #[serde(rename = "AllowPrivateIP", default)]
-    pub allow_private_ip: bool,
-    #[serde(rename = "InsecureAllowHTTP", default)]
-    pub insecure_allow_http: bool,
-    #[serde(rename = "IntrospectionURL", default)]
-    pub introspection_url: String,
-    #[serde(rename = "ResourceURL", default)]
-    pub resource_url: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub scopes: Vec<String>,
-}
-
-/// `token_exchange_config` (RFC 8693 client).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TokenExchangeConfig {
-    #[serde(default)]
-    pub token_url: String,
-    #[serde(default)]
-    pub client_id: String,
-    /// Always empty in a file skep writes: the value comes from `TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET`.
-    #[serde(default)]
-    pub client_secret: String,
-    #[serde(default)]
-    pub audience: String,
-    #[serde(default, deserialize_with = "null_as_default")]
-    pub scopes: Vec<String>,
-    #[serde(default)]
-    pub subject_token_type: String,
-    /// `replace` or `custom`.
-    #[serde(default)]
-    pub header_strategy: String,
-    #[serde(default)]
-    pub external_token_header_name: String,
 }
 
 /// Authorization document (`{version, type, cedar | pdp}`).
@@ -420,17 +377,6 @@ pub struct MiddlewareConfig {
     pub parameters: Value,
 }
 
-/// Fixed headers for a remote server.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderForward {
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub add_plaintext_headers: BTreeMap<String, String>,
-    /// Header name to secret identifier; the value is in the environment as `TOOLHIVE_SECRET_<identifier>`.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub add_headers_from_secret: BTreeMap<String, String>,
-}
-
 /// Replica counts and the session store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -439,110 +385,6 @@ pub struct ScalingConfig {
     pub backend_replicas: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_redis: Option<Value>,
-}
-
-/// Whether callers need an identity.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum AuthMode {
-    /// A token is needed as soon as `oidc_config` is there; a remote server without it is refused.
-    #[default]
-    Token,
-    /// Everybody may call, and the manifest says so in words.
-    Anonymous,
-}
-
-/// What becomes of the client's own token on the way to the backend.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum ClientToken {
-    /// It ends here.
-    #[default]
-    Strip,
-    /// It is the backend's own token and is passed on unchanged (direct mode).
-    Forward,
-}
-
-/// Keys of skep's own, under `skep`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SkepExtension {
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub auth_mode: AuthMode,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub client_token: ClientToken,
-    /// Extra values of the Host header that are let in, besides those that follow from the bind
-    /// address, the Services and the resource URL.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed_hosts: Vec<String>,
-    /// The remote URL may resolve to private addresses.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub allow_private_endpoint: bool,
-    /// Further audiences, besides `oidc_config.Audience`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub audiences: Vec<String>,
-    /// Signature algorithms that are accepted; empty means RS256/384/512, PS256/384/512, ES256/384, EdDSA.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub allowed_algorithms: Vec<String>,
-    /// Tolerance for `exp` and `nbf` in seconds; absent means 30.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub clock_skew_seconds: Option<u64>,
-    /// Show every number to Cedar policies as a decimal, as ToolHive does; else whole numbers are Longs.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub cedar_decimals: bool,
-    #[serde(default, skip_serializing_if = "Limits::is_default")]
-    pub limits: Limits,
-}
-
-impl SkepExtension {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// Bounds of one proxy; absent means the default named at each field.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Limits {
-    /// Bytes of all request headers together (32 KiB).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub header_bytes: Option<usize>,
-    /// Bytes of a request body (8 MiB); the `bodylimit` middleware sets the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body_bytes: Option<usize>,
-    /// Nesting of a request body (64).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub json_depth: Option<usize>,
-    /// Bytes of a list result that has to be filtered (16 MiB).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub list_bytes: Option<usize>,
-    /// Bytes of one SSE frame that has to be looked at (8 MiB).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sse_frame_bytes: Option<usize>,
-    /// Connections served at a time (10,000).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connections: Option<usize>,
-    /// Response streams open at a time (10,000).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub streams: Option<usize>,
-    /// Milliseconds for the request line and headers to arrive (10,000).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub header_timeout_ms: Option<u64>,
-    /// Milliseconds without a byte of the request body (30,000); the whole body may take ten times that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body_idle_timeout_ms: Option<u64>,
-    /// Milliseconds for the backend to accept a connection (10,000).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connect_timeout_ms: Option<u64>,
-    /// Milliseconds for the backend's response headers (300,000).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub response_timeout_ms: Option<u64>,
-}
-
-impl Limits {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 impl RunConfig {
@@ -623,7 +465,7 @@ impl RunConfig {
     }
 }
 
-fn is_false(value: &bool) -> bool {
+pub(crate) fn is_false(value: &bool) -> bool {
     !value
 }
 
@@ -631,7 +473,7 @@ fn is_zero(value: &u16) -> bool {
     *value == 0
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -643,7 +485,7 @@ fn audit_data_size() -> usize {
     1024
 }
 
-fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
     T: Deserialize<'de> + Default,

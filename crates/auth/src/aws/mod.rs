@@ -1,0 +1,1 @@
+//! AWS credentials for the caller (STS AssumeRoleWithWebIdentity) and signatures with them (SigV4).
