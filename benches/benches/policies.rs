@@ -59,11 +59,8 @@ fn identity() -> Identity {
     let claims = json!({"sub": "alice", "iss": "https://idp.example", "email": "alice@example.test",
         "groups": ["team-1", "team-3"], "scope": "mcp:read mcp:write", "exp": 1_900_000_000_i64});
     Identity {
-        issuer: "https://idp.example".to_owned(),
-        subject: "alice".to_owned(),
         claims: claims.as_object().cloned().unwrap_or_default(),
-        scopes: Vec::new(),
-        expires_at: 1_900_000_000,
+        ..Identity::of("https://idp.example", "alice")
     }
 }
 

@@ -25,6 +25,12 @@ pub const RUNCONFIG_DIR: &str = "/etc/runconfig";
 pub const AUTHZ_DIR: &str = "/etc/toolhive/authz";
 /// Where CA bundles of identity providers are mounted, one folder a ConfigMap.
 pub const CA_DIR: &str = "/config/certs";
+/// Where Secrets are mounted whose change the proxy takes without a restart, one folder a Secret.
+pub const SECRETS_DIR: &str = "/etc/skep/secrets";
+/// Folder of the proxy's own ServiceAccount token for a token endpoint.
+pub const ACTOR_TOKEN_DIR: &str = "/var/run/secrets/skep/actor-token";
+/// Name of the file in [`ACTOR_TOKEN_DIR`].
+pub const ACTOR_TOKEN_FILE: &str = "token";
 /// Field manager of the backend's objects.
 pub const BACKEND_FIELD_MANAGER: &str = "toolhive-container-manager";
 
@@ -131,6 +137,31 @@ pub fn secret_env(identifier: &str) -> String {
     format!("TOOLHIVE_SECRET_{identifier}")
 }
 
+/// Where a key of a Secret is mounted in the proxy's pod.
+pub fn secret_file(secret: &str, key: &str) -> String {
+    format!("{SECRETS_DIR}/{secret}/{key}")
+}
+
+/// True for a name that a Secret or ConfigMap can have: a DNS subdomain (RFC 1123).
+pub fn is_dns_subdomain(name: &str) -> bool {
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+            edge(label.chars().next())
+                && edge(label.chars().last())
+                && label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        })
+}
+
+/// True for a key that a Secret or ConfigMap can have; it is a file's name too.
+pub fn is_data_key(key: &str) -> bool {
+    !key.is_empty()
+        && key.len() <= 253
+        && !key.starts_with("..")
+        && key != "."
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
 /// Secret identifier of a forwarded header: `HEADER_FORWARD_<HEADER>_<PROXY>`.
 pub fn header_secret(header: &str, proxy: &str) -> String {
     format!("HEADER_FORWARD_{}_{}", shouted(header), shouted(proxy))
@@ -157,6 +188,25 @@ mod tests {
     fn the_longest_names_still_make_service_names() {
         assert!(is_dns_label(&remote_proxy_service(&"a".repeat(REMOTE_PROXY_NAME_MAX))));
         assert!(is_dns_label(&backend_headless_service(&"a".repeat(SERVER_NAME_MAX))));
+    }
+
+    #[test]
+    fn what_becomes_part_of_a_path_is_a_plain_name() {
+        for (name, expected) in
+            [("api", true), ("a.b-c.d", true), ("", false), ("../x", false), ("a..b", false), ("A", false)]
+        {
+            assert_eq!(is_dns_subdomain(name), expected, "{name}");
+        }
+        for (key, expected) in [
+            ("tls.crt", true),
+            ("API_KEY", true),
+            ("..", false),
+            ("..data", false),
+            ("a/b", false),
+            ("", false),
+        ] {
+            assert_eq!(is_data_key(key), expected, "{key}");
+        }
     }
 
     #[test]

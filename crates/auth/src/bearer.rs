@@ -1,6 +1,6 @@
 //! The Authorization header (RFC 6750 §2.1).
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use http::header::AUTHORIZATION;
 
 use crate::error::AuthError;
@@ -16,6 +16,14 @@ pub fn token(headers: &HeaderMap) -> Result<&str, AuthError> {
     if values.next().is_some() {
         return Err(AuthError::SeveralTokens);
     }
+    in_value(value)
+}
+
+/// Takes the token out of the value of an Authorization header.
+///
+/// # Errors
+/// When it has another scheme, or no token.
+pub fn in_value(value: &HeaderValue) -> Result<&str, AuthError> {
     let text = value.to_str().map_err(|_| AuthError::WrongScheme)?;
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {
@@ -34,7 +42,6 @@ pub fn token(headers: &HeaderMap) -> Result<&str, AuthError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn the_scheme_has_no_case_and_there_is_one_token() {

@@ -5,7 +5,6 @@ use http::HeaderValue;
 use serde_json::{Value, json};
 
 use crate::error::AuthError;
-use crate::names::Issuer;
 
 /// Well-known path of protected resource metadata (RFC 9728 §3).
 pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
@@ -13,8 +12,8 @@ pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 /// What the resource says about itself.
 #[derive(Debug, Clone)]
 pub struct ProtectedResource {
-    /// The authorization server to go to.
-    pub issuer: Issuer,
+    /// The authorization servers to go to, the first one first.
+    pub issuers: Vec<String>,
     /// The resource identifier: the exact URL that clients use. Without it there is no metadata.
     pub resource: Option<String>,
     /// Scopes that are advertised.
@@ -30,7 +29,7 @@ impl ProtectedResource {
             self.scopes.iter().map(String::as_str).filter(|scope| *scope != "offline_access").collect();
         Some(json!({
             "resource": resource,
-            "authorization_servers": [self.issuer.as_str()],
+            "authorization_servers": self.issuers,
             "bearer_methods_supported": ["header"],
             "scopes_supported": if scopes.is_empty() { vec!["openid"] } else { scopes },
         }))
@@ -45,12 +44,20 @@ impl ProtectedResource {
 
     /// The challenge for a refused caller.
     pub fn challenge(&self, error: &AuthError) -> HeaderValue {
-        let mut parts = vec![format!("realm={}", quoted(self.issuer.as_str()))];
+        let mut parts = Vec::with_capacity(5);
+        if let Some(issuer) = self.issuers.first() {
+            parts.push(format!("realm={}", quoted(issuer)));
+        }
         if let Some(url) = self.metadata_url() {
             parts.push(format!("resource_metadata={}", quoted(&url)));
         }
-        if !self.scopes.is_empty() {
-            parts.push(format!("scope={}", quoted(&self.scopes.join(" "))));
+        // A client that is one scope short is told which ones to ask for, not all that there are.
+        let scopes = match error {
+            AuthError::InsufficientScope { required } => required.clone(),
+            _ => self.scopes.join(" "),
+        };
+        if !scopes.is_empty() {
+            parts.push(format!("scope={}", quoted(&scopes)));
         }
         parts.push(format!("error={}", quoted(error.code())));
         parts.push(format!("error_description={}", quoted(&error.to_string())));
@@ -83,7 +90,7 @@ mod tests {
 
     fn resource(url: Option<&str>) -> ProtectedResource {
         ProtectedResource {
-            issuer: Issuer::parse("https://idp.example/a", false).unwrap(),
+            issuers: vec!["https://idp.example/a".to_owned(), "https://idp.example/b".to_owned()],
             resource: url.map(str::to_owned),
             scopes: vec!["mcp:read".to_owned(), "offline_access".to_owned()],
         }
@@ -99,6 +106,13 @@ mod tests {
              scope=\"mcp:read offline_access\", error=\"invalid_token\", \
              error_description=\"Invalid token: it has expired\""
         );
+        let short = AuthError::InsufficientScope { required: "mcp:write".to_owned() };
+        let challenge = resource(None).challenge(&short);
+        assert_eq!(
+            challenge.to_str().unwrap(),
+            "Bearer realm=\"https://idp.example/a\", scope=\"mcp:write\", error=\"insufficient_scope\", \
+             error_description=\"the token lacks a scope that is needed here: mcp:write\""
+        );
         let without = resource(None).challenge(&AuthError::MissingToken);
         assert!(!without.to_str().unwrap().contains("resource_metadata"));
     }
@@ -107,7 +121,8 @@ mod tests {
     fn metadata_names_the_exact_resource_and_no_offline_access() {
         let metadata = resource(Some("https://mcp.example/tools")).metadata().unwrap();
         assert_eq!(metadata["resource"], "https://mcp.example/tools");
-        assert_eq!(metadata["authorization_servers"][0], "https://idp.example/a");
+        let both = json!(["https://idp.example/a", "https://idp.example/b"]);
+        assert_eq!(metadata["authorization_servers"], both);
         assert_eq!(metadata["scopes_supported"], json!(["mcp:read"]));
         assert_eq!(resource(None).metadata(), None);
     }

@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 use skep_api::secret::Secret;
 use url::{Host, Url};
 
+use crate::pins::{PinnedTlsError, Pins};
 use skep_api::address::{AddressRefused, Egress, Place, Reach, permit, place};
 
 /// How one client behaves.
@@ -24,6 +25,8 @@ pub struct ClientConfig {
     pub ca_pem: Option<Vec<u8>>,
     /// The client's own certificates and key, PEM, for servers that ask (RFC 8705).
     pub identity_pem: Option<Secret>,
+    /// Keys or a certificate of which servers must show one, besides being trusted.
+    pub pins: Pins,
     /// For a whole call.
     pub timeout: Duration,
     /// Bytes of a response body.
@@ -38,6 +41,7 @@ impl ClientConfig {
             egress,
             ca_pem: None,
             identity_pem: None,
+            pins: Pins::default(),
             timeout: Duration::from_secs(5),
             max_bytes: 1 << 20,
         }
@@ -73,6 +77,8 @@ pub enum FetchError {
     Ca(#[source] reqwest::Error),
     #[error("the client certificate cannot be read: certificates and their key must be PEM")]
     Identity(#[source] reqwest::Error),
+    #[error("cannot set up TLS with pinned keys")]
+    Pins(#[source] PinnedTlsError),
 }
 
 /// A client whose every call is guarded.
@@ -100,14 +106,20 @@ impl GuardedClient {
             .timeout(config.timeout)
             .pool_max_idle_per_host(2)
             .user_agent(concat!("skep/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = &config.ca_pem {
-            let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Ca)?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        if let Some(pem) = &config.identity_pem {
-            let identity =
-                reqwest::Identity::from_pem(pem.expose().as_bytes()).map_err(FetchError::Identity)?;
-            builder = builder.identity(identity);
+        if config.pins.is_empty() {
+            if let Some(pem) = &config.ca_pem {
+                let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Ca)?;
+                builder = builder.tls_certs_merge(certificates);
+            }
+            if let Some(pem) = &config.identity_pem {
+                let identity =
+                    reqwest::Identity::from_pem(pem.expose().as_bytes()).map_err(FetchError::Identity)?;
+                builder = builder.identity(identity);
+            }
+        } else {
+            let (ca, identity) = (config.ca_pem.as_deref(), config.identity_pem.as_ref());
+            let tls = config.pins.tls(ca, identity).map_err(FetchError::Pins)?;
+            builder = builder.tls_backend_preconfigured(tls);
         }
         let client = builder.build().map_err(FetchError::Setup)?;
         Ok(Self { client, reach: config.reach, egress, max_bytes: config.max_bytes })

@@ -26,12 +26,19 @@ pub enum DiscoveryError {
     NoKeys { url: String },
 }
 
-/// Finds the URL of the issuer's keys. The document must name the issuer that was asked for
-/// (OpenID Connect Discovery §4.3, RFC 8414 §3.3).
+/// Finds the URL of the issuer's keys, in the document at `place` where that is given. The document must
+/// name the issuer that was asked for (OpenID Connect Discovery §4.3, RFC 8414 §3.3), wherever it lies.
 ///
 /// # Errors
 /// When no metadata can be had, or it is somebody else's.
-pub async fn jwks_url(client: &GuardedClient, issuer: &Issuer) -> Result<Url, DiscoveryError> {
+pub async fn jwks_url(
+    client: &GuardedClient,
+    issuer: &Issuer,
+    place: Option<&Url>,
+) -> Result<Url, DiscoveryError> {
+    if let Some(place) = place {
+        return document(client, issuer, place.as_str()).await;
+    }
     let oidc = issuer.discovery_url();
     match document(client, issuer, &oidc).await {
         Err(DiscoveryError::Fetch(FetchError::Status { status: 404, .. })) => {}

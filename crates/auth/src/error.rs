@@ -32,10 +32,30 @@ pub enum AuthError {
     NotYetValid,
     #[error("Invalid token: {reason}")]
     WrongKind { reason: &'static str },
+    #[error("Invalid token: it was issued to a client that is not accepted here")]
+    Party,
+    #[error("Invalid token: it is bound to a key of its client (cnf), and is not accepted as a bearer token")]
+    Bound,
+    #[error("Invalid token: it is not active")]
+    Inactive,
     #[error("Invalid authentication claims")]
     NoSubject,
+    #[error("the token lacks a scope that is needed here: {required}")]
+    InsufficientScope {
+        /// Every scope that is needed, as clients ask for them, with spaces between.
+        required: String,
+    },
     #[error("the issuer's keys cannot be fetched; try again later")]
     KeysUnavailable,
+    #[error("the issuer cannot be asked about the token; try again later")]
+    IntrospectionUnavailable,
+    #[error("too many tokens from this address came to nothing; try again later")]
+    SourceLimited {
+        /// Seconds after which it is worth trying again.
+        retry_after: u64,
+    },
+    #[error("Invalid token: it cannot be exchanged for one of the MCP server; log in again")]
+    NotExchangeable,
 }
 
 /// Kinds of refusal, for metrics and audit.
@@ -51,8 +71,15 @@ pub enum AuthErrorKind {
     Expired,
     NotYetValid,
     WrongKind,
+    Party,
+    Bound,
+    Inactive,
     Claims,
+    Scope,
     Unavailable,
+    IntrospectionUnavailable,
+    SourceLimited,
+    NotExchangeable,
 }
 
 impl AuthError {
@@ -69,27 +96,51 @@ impl AuthError {
             Self::Expired => AuthErrorKind::Expired,
             Self::NotYetValid => AuthErrorKind::NotYetValid,
             Self::WrongKind { .. } => AuthErrorKind::WrongKind,
+            Self::Party => AuthErrorKind::Party,
+            Self::Bound => AuthErrorKind::Bound,
+            Self::Inactive => AuthErrorKind::Inactive,
             Self::NoSubject => AuthErrorKind::Claims,
+            Self::InsufficientScope { .. } => AuthErrorKind::Scope,
             Self::KeysUnavailable => AuthErrorKind::Unavailable,
+            Self::IntrospectionUnavailable => AuthErrorKind::IntrospectionUnavailable,
+            Self::SourceLimited { .. } => AuthErrorKind::SourceLimited,
+            Self::NotExchangeable => AuthErrorKind::NotExchangeable,
         }
     }
 
-    /// `error` of RFC 6750 §3.1: `invalid_request` when there is no token to judge, else `invalid_token`.
+    /// `error` of RFC 6750 §3.1: `invalid_request` when there is no token to judge, `insufficient_scope`
+    /// when a good one does not reach far enough, else `invalid_token`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::MissingToken | Self::SeveralTokens | Self::WrongScheme | Self::EmptyToken => {
                 "invalid_request"
             }
-            Self::KeysUnavailable => "temporarily_unavailable",
+            Self::KeysUnavailable | Self::IntrospectionUnavailable | Self::SourceLimited { .. } => {
+                "temporarily_unavailable"
+            }
+            Self::InsufficientScope { .. } => "insufficient_scope",
             _ => "invalid_token",
         }
     }
 
-    /// 401, or 503 when the fault is not the caller's.
+    /// 401; 403 for a good token without a scope that is needed; 503 when the fault is not the caller's;
+    /// 429 when too many came from one address.
     pub fn status(&self) -> StatusCode {
         match self.kind() {
-            AuthErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            AuthErrorKind::Unavailable | AuthErrorKind::IntrospectionUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            AuthErrorKind::SourceLimited => StatusCode::TOO_MANY_REQUESTS,
+            AuthErrorKind::Scope => StatusCode::FORBIDDEN,
             _ => StatusCode::UNAUTHORIZED,
+        }
+    }
+
+    /// Seconds after which it is worth trying again, where that is known.
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::SourceLimited { retry_after } => Some(*retry_after),
+            _ => None,
         }
     }
 }
@@ -108,8 +159,15 @@ impl AuthErrorKind {
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::WrongKind => "wrong_kind",
+            Self::Party => "party",
+            Self::Bound => "bound",
+            Self::Inactive => "inactive",
             Self::Claims => "claims",
+            Self::Scope => "insufficient_scope",
             Self::Unavailable => "unavailable",
+            Self::IntrospectionUnavailable => "introspection_unavailable",
+            Self::SourceLimited => "source_limited",
+            Self::NotExchangeable => "not_exchangeable",
         }
     }
 }

@@ -9,12 +9,21 @@ use serde_json::{Map, Value};
 pub struct Identity {
     /// `iss` of the token.
     pub issuer: String,
-    /// `sub` of the token; never empty.
+    /// Who they are, for policies, limits and audit: `sub`, or what the configuration maps to it, after
+    /// the issuer's prefix; `client:ID` for a client that calls for itself. Never empty.
     pub subject: String,
-    /// Every claim of the token.
+    /// Every claim of the token. `email`, `name`, `groups` and `roles` are what the configuration maps to
+    /// them, where it does.
     pub claims: Map<String, Value>,
-    /// Scopes from `scope` (RFC 8693 §4.2) or `scp`.
+    /// Scopes from `scope` (RFC 8693 §4.2) or `scp`, as the token has them, and those that the scope map
+    /// makes of them.
     pub scopes: Vec<String>,
+    /// Client that the token was issued to: `azp`, `client_id`, `cid` or `appid`.
+    pub client: Option<String>,
+    /// The client calls for itself, with no user behind it.
+    pub is_client: bool,
+    /// The token says that the caller has groups, and not which. An empty list of groups is no answer.
+    pub groups_unknown: bool,
     /// `exp` of the token, seconds since 1970.
     pub expires_at: i64,
     /// SHA-256 of the token, the key of whatever is kept for it.
@@ -22,6 +31,21 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// An identity of which nothing is known but who it is.
+    pub fn of(issuer: impl Into<String>, subject: impl Into<String>) -> Self {
+        Self {
+            issuer: issuer.into(),
+            subject: subject.into(),
+            claims: Map::new(),
+            scopes: Vec::new(),
+            client: None,
+            is_client: false,
+            groups_unknown: false,
+            expires_at: i64::MAX,
+            token_digest: [0; 32],
+        }
+    }
+
     /// A human's name for the audit record: `name`, else `preferred_username`, else `email`.
     pub fn display_name(&self) -> Option<&str> {
         ["name", "preferred_username", "email"]
@@ -39,12 +63,10 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Scopes of a token: `scope` as one string with spaces, or `scp` as a string or an array.
-pub(crate) fn scopes(claims: &Map<String, Value>) -> Vec<String> {
-    let split = |text: &str| text.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    match claims.get("scope").or_else(|| claims.get("scp")) {
-        Some(Value::String(text)) => split(text),
-        Some(Value::Array(items)) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        _ => Vec::new(),
-    }
+/// SHA-256 of a token: the key of whatever is kept for it.
+pub fn token_digest(token: &str) -> [u8; 32] {
+    let mut digest = [0; 32];
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    digest.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    digest
 }

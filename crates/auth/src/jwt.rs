@@ -63,6 +63,25 @@ pub fn parse(token: &str) -> Result<UnverifiedJwt<'_>, AuthError> {
     Ok(UnverifiedJwt { message, signature, algorithm, key_id: text("kid").map(str::to_owned), kind, claims })
 }
 
+/// True when a string has the form of a JWS: three parts, the first of which is a JSON object that names
+/// an algorithm. Such a token speaks for itself, or not at all: nobody is asked about it.
+pub fn is_jws(token: &str) -> bool {
+    let mut parts = token.split('.');
+    let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let Ok(bytes) = URL_SAFE_NO_PAD.decode(header.trim_end_matches('=')) else { return false };
+    serde_json::from_slice::<Map<String, Value>>(&bytes).is_ok_and(|header| header.contains_key("alg"))
+}
+
+/// True when a string may be a bearer token at all (`b64token`, RFC 6750 §2.1) and is not too long.
+pub fn is_token(token: &str) -> bool {
+    let body = token.trim_end_matches('=');
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    token.len() <= MAX_TOKEN && !body.is_empty() && body.bytes().all(allowed)
+}
+
 const NOT_A_JWT: AuthError = AuthError::Malformed { reason: "it is not a JWT" };
 
 fn object(part: &str) -> Result<Map<String, Value>, AuthError> {
@@ -139,6 +158,34 @@ mod tests {
         }
         let long = "a".repeat(MAX_TOKEN + 1);
         assert!(parse(&long).is_err());
+    }
+
+    #[test]
+    fn what_has_the_form_of_a_jws_is_not_opaque() {
+        for jws in [
+            token(r#"{"alg":"RS256"}"#, "{}"),
+            token(r#"{"alg":"none"}"#, "{}"),
+            token(r#"{"alg":"RS256"}"#, r#"{"sub":"a","sub":"b"}"#),
+            token(r#"{"alg":"HS256","typ":7}"#, "not json"),
+        ] {
+            assert!(is_jws(&jws), "{jws}");
+        }
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RSA-OAEP","enc":"A256GCM"}"#);
+        let encrypted = format!("{header}.a.b.c.d");
+        for opaque in ["", "abc", "ya29.a0Af_x", "a.b.c", "gho_16C7e42F292c6912E7710c838347Ae178B4a", &encrypted] {
+            assert!(!is_jws(opaque), "{opaque}");
+        }
+    }
+
+    #[test]
+    fn a_token_has_only_the_characters_of_tokens() {
+        for good in ["a", "a.b-c_d~e+f/g==", "ya29.a0Af"] {
+            assert!(is_token(good), "{good}");
+        }
+        for bad in ["", "=", "a=b", "a&token=b", "a\"b", "a%20b", "é"] {
+            assert!(!is_token(bad), "{bad}");
+        }
+        assert!(!is_token(&"a".repeat(MAX_TOKEN + 1)));
     }
 
     proptest! {

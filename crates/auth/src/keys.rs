@@ -8,6 +8,7 @@ use serde_json::Value;
 #[derive(Clone)]
 pub struct VerifyingKey {
     id: Option<String>,
+    issuer: Option<String>,
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
@@ -82,6 +83,12 @@ impl VerifyingKey {
         self.algorithms.contains(&algorithm)
     }
 
+    /// The issuer whose tokens alone the key signs, where the document says so. Microsoft Entra does, with
+    /// `{tenantid}` for any tenant.
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
     /// Checks a signature (base64url) over `message`.
     pub fn verify(&self, message: &[u8], signature: &str, algorithm: Algorithm) -> bool {
         self.allows(algorithm)
@@ -133,7 +140,11 @@ fn verifying_key(value: &Value) -> Option<VerifyingKey> {
         return None;
     }
     let key = DecodingKey::from_jwk(&jwk).ok()?;
-    Some(VerifyingKey { id: jwk.common.key_id.clone(), algorithms, key })
+    let issuer = match value.get("issuer") {
+        None => None,
+        Some(issuer) => Some(issuer.as_str()?.to_owned()),
+    };
+    Some(VerifyingKey { id: jwk.common.key_id.clone(), issuer, algorithms, key })
 }
 
 fn modulus_bits(modulus: &str) -> usize {

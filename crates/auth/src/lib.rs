@@ -1,6 +1,7 @@
 //! Tokens and the calls that are made about them: guarded HTTP client, discovery, keys, JWT validation,
 //! challenges. Nothing here knows about MCP.
 
+pub mod authenticator;
 pub mod aws;
 pub mod bearer;
 pub mod challenge;
@@ -10,9 +11,14 @@ pub mod error;
 pub mod exchange;
 pub mod flight;
 pub mod identity;
+pub mod introspection;
 pub mod jwt;
 pub mod keys;
+pub mod limiter;
+mod mapping;
 pub mod names;
+mod parties;
+pub mod pins;
 pub mod provider;
+pub mod rules;
 mod token_cache;
-pub mod validator;

@@ -4,8 +4,12 @@ use std::fmt;
 
 use url::Url;
 
+/// Stands in an issuer for the tenant's id, as in the metadata of Microsoft Entra's `common` endpoint.
+pub const TENANT: &str = "{tenantid}";
+
 /// An authorization server's identifier (RFC 8414 §2): compared as a string, byte for byte, except
-/// that one trailing slash has no meaning, as in ToolHive.
+/// that one trailing slash has no meaning, as in ToolHive. With [`TENANT`] in it, it stands for one
+/// issuer a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Issuer(String);
 
@@ -54,15 +58,36 @@ impl Issuer {
         trim(&self.0) == trim(other)
     }
 
-    /// Where the issuer's OpenID Connect metadata lives (OpenID Connect Discovery §4).
+    /// True when it has [`TENANT`] in it.
+    pub fn has_tenants(&self) -> bool {
+        self.0.contains(TENANT)
+    }
+
+    /// The issuer of one tenant.
+    pub fn of_tenant(&self, tenant: &str) -> String {
+        self.0.replace(TENANT, tenant)
+    }
+
+    /// True when `iss` is this issuer, or, where it has tenants, that of the tenant `tid`, which must be
+    /// one of `tenants`.
+    pub fn covers(&self, iss: &str, tid: Option<&str>, tenants: &[String]) -> bool {
+        if !self.has_tenants() {
+            return self.is(iss);
+        }
+        let known = tid.filter(|tid| tenants.iter().any(|tenant| tenant == tid));
+        known.is_some_and(|tid| trim(&self.of_tenant(tid)) == trim(iss))
+    }
+
+    /// Where the issuer's OpenID Connect metadata lives (OpenID Connect Discovery §4). One document for
+    /// all tenants is that of `common`.
     pub fn discovery_url(&self) -> String {
-        format!("{}/.well-known/openid-configuration", trim(&self.0))
+        format!("{}/.well-known/openid-configuration", trim(&self.of_tenant("common")))
     }
 
     /// Where the issuer's OAuth metadata lives (RFC 8414 §3.1): the well-known part goes between host
     /// and path.
     pub fn oauth_metadata_url(&self) -> Option<String> {
-        let url = Url::parse(&self.0).ok()?;
+        let url = Url::parse(&self.of_tenant("common")).ok()?;
         let path = url.path().trim_end_matches('/').to_owned();
         Some(format!("{}/.well-known/oauth-authorization-server{path}", url.origin().ascii_serialization()))
     }
@@ -125,5 +150,28 @@ mod tests {
             issuer.oauth_metadata_url().unwrap(),
             "https://idp.example/.well-known/oauth-authorization-server/a"
         );
+    }
+
+    #[test]
+    fn an_issuer_of_tenants_covers_those_that_are_listed() {
+        let issuer = Issuer::parse("https://login.example/{tenantid}/v2.0", false).unwrap();
+        let tenants = ["t-1".to_owned(), "t-2".to_owned()];
+        for (iss, tid, covered) in [
+            ("https://login.example/t-1/v2.0", Some("t-1"), true),
+            ("https://login.example/t-2/v2.0/", Some("t-2"), true),
+            ("https://login.example/t-2/v2.0", Some("t-1"), false),
+            ("https://login.example/t-3/v2.0", Some("t-3"), false),
+            ("https://login.example/t-1/v2.0", None, false),
+            ("https://login.example/{tenantid}/v2.0", Some("{tenantid}"), false),
+            ("https://login.example/{tenantid}/v2.0", None, false),
+        ] {
+            assert_eq!(issuer.covers(iss, tid, &tenants), covered, "{iss} {tid:?}");
+        }
+        assert_eq!(
+            issuer.discovery_url(),
+            "https://login.example/common/v2.0/.well-known/openid-configuration"
+        );
+        let plain = Issuer::parse("https://idp.example", false).unwrap();
+        assert!(plain.covers("https://idp.example/", None, &[]) && !plain.covers("https://idp.example.", None, &[]));
     }
 }

@@ -28,12 +28,14 @@ const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(1);
 const RETRY_REFRESH: Duration = Duration::from_secs(15);
 
 /// Where the keys come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeySource {
     /// Whose keys.
     pub issuer: Issuer,
     /// Where they are; without it, discovery says.
     pub jwks_url: Option<Url>,
+    /// Where the discovery document is; without it, below the issuer.
+    pub discovery_url: Option<Url>,
     /// File with a bearer token for the fetch, read each time (Kubernetes ServiceAccount token).
     pub token_file: Option<std::path::PathBuf>,
 }
@@ -53,8 +55,8 @@ pub enum KeysError {
     TokenFile(#[source] std::io::Error),
     #[error("the last attempt to fetch the issuer's keys failed a moment ago")]
     RecentFailure,
-    #[error("the issuer has been away for more than 24 hours")]
-    TooStale,
+    #[error("the caller may not make us ask the issuer again")]
+    NotPermitted,
 }
 
 /// Keys as they were fetched.
@@ -159,11 +161,16 @@ impl KeyProvider {
         self.fetch_now().await
     }
 
-    /// The keys after a token named one that is not among them: fetched again, at most every 30 s.
+    /// The keys after a token named one that is not among them: fetched again, at most every 30 s, and
+    /// only when `permit`, which is asked just before the call, says so.
     ///
     /// # Errors
-    /// When none can be had.
-    pub async fn keys_with_unknown(self: &Arc<Self>, known: u64) -> Result<Arc<Fetched>, KeysError> {
+    /// When none can be had, or `permit` says no.
+    pub async fn keys_with_unknown(
+        self: &Arc<Self>,
+        known: u64,
+        permit: impl FnOnce() -> bool,
+    ) -> Result<Arc<Fetched>, KeysError> {
         let mut attempts = self.attempts.lock().await;
         if let Some(state) = self.state.load_full() {
             // Somebody else has fetched them while this caller waited.
@@ -174,6 +181,9 @@ impl KeyProvider {
                 attempts.last_unknown.is_some_and(|last| self.clock.since(last) < UNKNOWN_KEY_INTERVAL);
             if recently {
                 return Ok(Arc::clone(&state.fetched));
+            }
+            if !permit() {
+                return Err(KeysError::NotPermitted);
             }
             attempts.last_unknown = Some(self.clock.instant());
             return match self.fetch().await {
@@ -258,17 +268,19 @@ impl KeyProvider {
 
     /// A URL from a document may be private only if the one a person wrote is.
     async fn discovered(&self) -> Result<Url, KeysError> {
-        let found = jwks_url(&self.client, &self.source.issuer).await.map_err(KeysError::Discovery)?;
-        let issuer = Url::parse(self.source.issuer.as_str()).ok();
-        let same_host = issuer.as_ref().is_some_and(|issuer| issuer.host() == found.host());
+        let place = self.source.discovery_url.as_ref();
+        let found =
+            jwks_url(&self.client, &self.source.issuer, place).await.map_err(KeysError::Discovery)?;
+        let written = place.cloned().or_else(|| Url::parse(self.source.issuer.as_str()).ok());
+        let same_host = written.as_ref().is_some_and(|written| written.host() == found.host());
         let downgraded =
-            issuer.as_ref().is_some_and(|issuer| issuer.scheme() == "https" && found.scheme() != "https");
+            written.as_ref().is_some_and(|written| written.scheme() == "https" && found.scheme() != "https");
         let private = !same_host && is_private(&found).await;
-        let issuer_private = match &issuer {
-            Some(issuer) if private => is_private(issuer).await,
+        let written_private = match &written {
+            Some(written) if private => is_private(written).await,
             _ => false,
         };
-        if downgraded || (private && !issuer_private) {
+        if downgraded || (private && !written_private) {
             return Err(KeysError::KeysUrl { url: crate::client::redacted(&found) });
         }
         Ok(found)

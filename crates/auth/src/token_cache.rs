@@ -15,6 +15,8 @@ pub(crate) type Digest = [u8; 32];
 #[derive(Debug, Clone)]
 pub(crate) struct Verified {
     pub(crate) identity: Arc<Identity>,
+    /// Position of the issuer among those that are trusted.
+    pub(crate) issuer: usize,
     pub(crate) keys_generation: u64,
     pub(crate) not_before: i64,
 }
@@ -65,14 +67,8 @@ mod tests {
 
     fn verified() -> Verified {
         Verified {
-            identity: Arc::new(Identity {
-                issuer: "i".to_owned(),
-                subject: "s".to_owned(),
-                claims: serde_json::Map::new(),
-                scopes: Vec::new(),
-                expires_at: 0,
-                token_digest: [0; 32],
-            }),
+            identity: Arc::new(Identity::of("i", "s")),
+            issuer: 0,
             keys_generation: 1,
             not_before: 0,
         }

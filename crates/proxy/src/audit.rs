@@ -178,6 +178,8 @@ pub struct Facts<'a> {
     pub backend: &'a str,
     pub rpc_error: Option<(i64, &'a str)>,
     pub policies: &'a [String],
+    /// Kind, audience and scopes of the credential that was made for the call.
+    pub credential: Option<Value>,
     pub request_data: Option<&'a [u8]>,
     pub response_data: Option<&'a [u8]>,
 }
@@ -227,6 +229,9 @@ impl AuditRecord {
         if !facts.policies.is_empty() {
             extra.insert("policies".to_owned(), json!(facts.policies));
         }
+        if let Some(credential) = &facts.credential {
+            extra.insert("credential".to_owned(), credential.clone());
+        }
         let data = (facts.request_data.is_some() || facts.response_data.is_some()).then(|| {
             let mut data = Map::new();
             let mut add = |name: &str, bytes: Option<&[u8]>| {
@@ -260,6 +265,25 @@ impl AuditRecord {
         self.kind
     }
 }
+
+/// Every event type. Configurations may name these.
+pub const TYPES: [&str; 15] = [
+    "http_request",
+    "mcp_completion",
+    "mcp_initialize",
+    "mcp_logging",
+    "mcp_notification",
+    "mcp_ping",
+    "mcp_prompt_get",
+    "mcp_prompts_list",
+    "mcp_request",
+    "mcp_resource_read",
+    "mcp_resources_list",
+    "mcp_roots_list_changed",
+    "mcp_tool_call",
+    "mcp_tools_list",
+    "sse_connection",
+];
 
 /// Whether a configuration wants records of this type.
 pub fn wanted(config: &AuditConfig, kind: &str) -> bool {
@@ -376,6 +400,7 @@ mod tests {
             backend: "demo",
             rpc_error: Some((-32000, "no")),
             policies: &[],
+            credential: None,
             request_data: Some(b"{\"a\":1}"),
             response_data: Some(b"{\"a\":"),
         })

@@ -1,5 +1,7 @@
 //! Everything a caller can be refused with, and how each refusal looks on the wire.
 
+use std::time::Duration;
+
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
@@ -43,9 +45,30 @@ pub enum Rejection {
     #[error("too many streams are open; try again later")]
     TooManyStreams { id: Option<Id> },
     #[error("{source}")]
+    Credential { source: CredentialFault, id: Option<Id> },
+    #[error("{source}")]
     Backend { source: BackendFault, id: Option<Id> },
     #[error("the server is shutting down; try again")]
     Draining,
+}
+
+/// Why there is no credential for the MCP server.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum CredentialFault {
+    #[error(
+        "the identity provider does not accept your tokens for this MCP server; logging in again does not help"
+    )]
+    RefusedAgain,
+    #[error("Failed to determine IAM role")]
+    NoRole,
+    #[error(
+        "the identity provider refuses the proxy's own request for a credential; its operator has to mend the configuration"
+    )]
+    Refused,
+    #[error("the identity provider's answer is not a credential that can be used")]
+    Unusable,
+    #[error("the identity provider cannot be reached or has a fault; try again later")]
+    Unavailable { retry_after: Duration },
 }
 
 /// What went wrong between the proxy and the MCP server.
@@ -96,6 +119,7 @@ impl Rejection {
             Self::ToolFiltered { accepts_json: true, .. } => StatusCode::OK,
             Self::ToolFiltered { accepts_json: false, .. } => StatusCode::BAD_REQUEST,
             Self::TooManyStreams { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Credential { source, .. } => source.status(),
             Self::Backend { source, .. } => source.status(),
         }
     }
@@ -106,7 +130,11 @@ impl Rejection {
             Self::Host | Self::Origin | Self::Denied { .. } | Self::ToolFiltered { .. } => {
                 RejectionKind::Denied
             }
-            Self::Auth { source, .. } if source.status() == StatusCode::UNAUTHORIZED => RejectionKind::Denied,
+            Self::Auth { source, .. } if source.status().is_client_error() => RejectionKind::Denied,
+            Self::Credential { source, .. } if source.status() == StatusCode::FORBIDDEN => {
+                RejectionKind::Denied
+            }
+            Self::Credential { .. } => RejectionKind::Failure,
             Self::Auth { .. } | Self::TooManyStreams { .. } | Self::Draining | Self::Backend { .. } => {
                 RejectionKind::Failure
             }
@@ -121,9 +149,10 @@ impl Rejection {
             Self::Message { fault: MessageFault::Batch } => Some(-32600),
             Self::HeaderMismatch { .. } => Some(-32020),
             Self::ToolFiltered { .. } => Some(-32602),
-            Self::Denied { .. } | Self::TooManyStreams { .. } | Self::Backend { .. } => {
-                Some(i64::from(self.status().as_u16()))
-            }
+            Self::Denied { .. }
+            | Self::TooManyStreams { .. }
+            | Self::Credential { .. }
+            | Self::Backend { .. } => Some(i64::from(self.status().as_u16())),
             _ => None,
         }
     }
@@ -142,6 +171,7 @@ impl Rejection {
                 None => body(&self, "text/plain; charset=utf-8", self.to_string()),
             },
         };
+        let retry_after = self.retry_after();
         let headers = response.headers_mut();
         match self {
             Self::Auth { challenge: Some(challenge), .. } => {
@@ -155,10 +185,21 @@ impl Rejection {
             }
             _ => {}
         }
-        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response
+    }
+
+    /// Seconds after which it is worth trying again.
+    fn retry_after(&self) -> u64 {
+        match self {
+            Self::Credential { source: CredentialFault::Unavailable { retry_after }, .. } => {
+                retry_after.as_secs().max(1)
+            }
+            Self::Auth { source, .. } => source.retry_after().unwrap_or(5),
+            _ => 5,
+        }
     }
 
     fn id(&self) -> Option<&Id> {
@@ -167,8 +208,21 @@ impl Rejection {
             | Self::ToolFiltered { id, .. }
             | Self::Denied { id }
             | Self::TooManyStreams { id }
+            | Self::Credential { id, .. }
             | Self::Backend { id, .. } => id.as_ref(),
             _ => None,
+        }
+    }
+}
+
+impl CredentialFault {
+    /// Status code: 403 when only somebody else can help, 503 when trying again does, 502 when the
+    /// configuration is at fault.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::RefusedAgain | Self::NoRole => StatusCode::FORBIDDEN,
+            Self::Refused | Self::Unusable => StatusCode::BAD_GATEWAY,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use skep_auth::exchange::{ExchangeObserver, ExchangeResult};
 use skep_runtime::metrics::{DURATION_BUCKETS, Metrics};
 
 /// Tool names that may become label values.
@@ -102,6 +103,10 @@ pub struct ProxyMetrics {
     streams: Family<Connection, Gauge>,
     anonymous: Family<ProxyOnly, Gauge>,
     audit_failures: Family<ProxyOnly, Counter>,
+    exchanges: Family<ProxyResult, Counter>,
+    exchange_hits: Family<ProxyOnly, Counter>,
+    exchange_durations: Durations<ProxyOnly>,
+    reloads: Family<ProxyResult, Counter>,
     keys: KeyMetrics,
     registry: Metrics,
 }
@@ -119,6 +124,10 @@ impl ProxyMetrics {
             streams: Family::default(),
             anonymous: Family::default(),
             audit_failures: Family::default(),
+            exchanges: Family::default(),
+            exchange_hits: Family::default(),
+            exchange_durations: Family::new_with_constructor(histogram),
+            reloads: Family::default(),
             keys: KeyMetrics::default(),
             registry: registry.clone(),
         };
@@ -131,6 +140,21 @@ impl ProxyMetrics {
         registry.register(&n, &h, metrics.durations.clone());
         let (n, h) = add("remote_proxy_token_validations", "Tokens judged, by result");
         registry.register(&n, &h, metrics.validations.clone());
+        let (n, h) = add("remote_proxy_token_exchanges", "Calls to the token endpoint or STS, by result");
+        registry.register(&n, &h, metrics.exchanges.clone());
+        let (n, h) =
+            add("remote_proxy_token_exchange_cache_hits", "Requests whose outgoing token was at hand");
+        registry.register(&n, &h, metrics.exchange_hits.clone());
+        let (n, h) = add(
+            "remote_proxy_token_exchange_duration_seconds",
+            "Duration of calls to the token endpoint or STS",
+        );
+        registry.register(&n, &h, metrics.exchange_durations.clone());
+        registry.register(
+            "skep_config_reloads",
+            "Changed configurations, by whether they were applied or refused",
+            metrics.reloads.clone(),
+        );
         let (n, h) = add("mcp_requests", "MCP requests");
         registry.register(&n, &h, metrics.mcp_requests.clone());
         let (n, h) = add("mcp_request_duration_seconds", "Duration of MCP requests");
@@ -191,6 +215,26 @@ pub struct Answered<'a> {
 
 const TRANSPORT: &str = "streamable-http";
 
+impl ExchangeObserver for ProxyMetricsHandle {
+    fn hit(&self) {
+        self.families.exchange_hits.get_or_create(&ProxyOnly { proxy: Arc::clone(&self.proxy) }).inc();
+    }
+
+    fn asked(&self, result: ExchangeResult, took: Duration) {
+        let result = match result {
+            ExchangeResult::Success => "success",
+            ExchangeResult::SubjectRefused => "subject_refused",
+            ExchangeResult::Refused => "refused",
+            ExchangeResult::InvalidResponse => "invalid_response",
+            ExchangeResult::Unavailable => "unavailable",
+        };
+        let proxy = || Arc::clone(&self.proxy);
+        self.families.exchanges.get_or_create(&ProxyResult { proxy: proxy(), result }).inc();
+        let durations = self.families.exchange_durations.get_or_create(&ProxyOnly { proxy: proxy() });
+        durations.observe(took.as_secs_f64());
+    }
+}
+
 impl ProxyMetricsHandle {
     /// Counts one answered request.
     pub fn answered(&self, answered: Answered<'_>) {
@@ -220,6 +264,13 @@ impl ProxyMetricsHandle {
     pub fn token(&self, result: &'static str) {
         let labels = ProxyResult { proxy: Arc::clone(&self.proxy), result };
         self.families.validations.get_or_create(&labels).inc();
+    }
+
+    /// Counts a changed configuration.
+    pub fn reload(&self, applied: bool) {
+        let result = if applied { "applied" } else { "refused" };
+        let labels = ProxyResult { proxy: Arc::clone(&self.proxy), result };
+        self.families.reloads.get_or_create(&labels).inc();
     }
 
     /// Counts a stream in or out.
@@ -260,9 +311,9 @@ impl ProxyMetricsHandle {
         }
     }
 
-    /// Shows the counters of an issuer's keys.
-    pub fn keys(&self, provider: Option<&Arc<skep_auth::provider::KeyProvider>>) {
-        self.families.keys.set(&self.proxy, provider);
+    /// Shows the counters of the issuers' keys, all of a proxy together.
+    pub fn keys(&self, providers: Vec<Arc<skep_auth::provider::KeyProvider>>) {
+        self.families.keys.set(&self.proxy, providers);
     }
 
     fn tool_label(&self, tool: &str) -> String {
@@ -281,7 +332,7 @@ fn method_label(method: &str) -> &'static str {
 
 type Read = fn(&skep_auth::provider::KeyProvider) -> u64;
 
-type Providers = std::collections::BTreeMap<Arc<str>, Arc<skep_auth::provider::KeyProvider>>;
+type Providers = std::collections::BTreeMap<Arc<str>, Vec<Arc<skep_auth::provider::KeyProvider>>>;
 
 /// Key cache counters, read from the providers when somebody scrapes.
 #[derive(Debug, Clone, Default)]
@@ -290,11 +341,11 @@ struct KeyMetrics {
 }
 
 impl KeyMetrics {
-    fn set(&self, proxy: &Arc<str>, provider: Option<&Arc<skep_auth::provider::KeyProvider>>) {
+    fn set(&self, proxy: &Arc<str>, of_proxy: Vec<Arc<skep_auth::provider::KeyProvider>>) {
         if let Ok(mut providers) = self.providers.write() {
-            match provider {
-                Some(provider) => providers.insert(Arc::clone(proxy), Arc::clone(provider)),
-                None => providers.remove(proxy),
+            match of_proxy.is_empty() {
+                false => providers.insert(Arc::clone(proxy), of_proxy),
+                true => providers.remove(proxy),
             };
         }
     }
@@ -315,9 +366,9 @@ impl Collector for KeyMetrics {
         for (name, help, read) in values {
             let kind = prometheus_client::metrics::MetricType::Counter;
             let mut descriptor = encoder.encode_descriptor(name, help, None, kind)?;
-            for (proxy, provider) in providers.iter() {
+            for (proxy, of_proxy) in providers.iter() {
                 let labels = ProxyOnly { proxy: Arc::clone(proxy) };
-                let counter = ConstCounter::new(read(provider));
+                let counter = ConstCounter::new(of_proxy.iter().map(|provider| read(provider)).sum::<u64>());
                 counter.encode(descriptor.encode_family(&labels)?)?;
             }
         }

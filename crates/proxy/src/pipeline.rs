@@ -29,7 +29,8 @@ use crate::service::record::{Exchange, Recorded, Recorder, Recording};
 use crate::stages::authenticate::{Authentication, authenticate};
 use crate::stages::authorize::{Authorization, authorize};
 use crate::stages::entrance::Entrance;
-use crate::stages::forward::Forward;
+use crate::stages::forward::{Forward, Sender};
+use crate::stages::outgoing::Presented;
 use crate::stages::parse::{Bounds, parse};
 use crate::stages::tool_calls;
 use crate::tools::ToolRules;
@@ -120,7 +121,7 @@ impl Pipeline {
         }
         let (head, body) = request.into_parts();
         // 5. Who is calling: before a byte of the body is read.
-        let caller = authenticate(&self.authentication, head, &self.metrics).await?;
+        let caller = authenticate(&self.authentication, head, exchange.source, &self.metrics).await?;
         record.caller(&caller);
         // 6. The body is read once, strictly. What is judged from here on is what is sent.
         let parsed = parse(caller, body, self.bounds).await?;
@@ -134,12 +135,17 @@ impl Pipeline {
         record.verdict(verdict);
         let authorized = authorized?;
         self.know_tool(&authorized);
-        // 14. and 15. The backend's credential, the call itself, and what of the answer they may see.
         self.take_stream(authorized.id())?;
         let stream = StreamGuard { streams: Arc::clone(&self.streams), metrics: None };
+        // 14. The backend's credential. Nobody gets here who may not call.
+        let presented = Presented::of(&authorized);
+        let minted = self.forward.outgoing.credential(&presented, &self.authentication).await?;
+        record.credential(&minted);
         record.reached_backend();
-        let source = exchange.source.as_str();
-        let answer = self.forward.forward(authorized, source, &exchange.request_id, &record.seen).await;
+        // 15. The call itself, and what of the answer they may see.
+        let from = Sender { source: &exchange.source.to_string(), request_id: &exchange.request_id };
+        let remint = || self.forward.outgoing.credential(&presented, &self.authentication);
+        let answer = self.forward.forward(authorized, minted, remint, from, &record.seen).await;
         self.note_backend(answer.as_ref().map(|_| ()));
         let answer = answer?;
         record.streamed(answer.streamed);
@@ -160,14 +166,14 @@ impl Pipeline {
     }
 
     /// The client's address: the connection's, or what the trusted hop in front of us appended.
-    fn source(&self, headers: &HeaderMap, ends: Ends) -> String {
+    fn source(&self, headers: &HeaderMap, ends: Ends) -> IpAddr {
         let forwarded = || {
             let value = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
             let last = value.rsplit(',').next()?.trim();
             last.parse::<IpAddr>().ok()
         };
         let trusted = if self.trust_proxy_headers { forwarded() } else { None };
-        trusted.unwrap_or(ends.peer.ip()).to_string()
+        trusted.unwrap_or(ends.peer.ip())
     }
 
     fn health(&self, route: Route, request: &Request<Incoming>) -> Option<Response<ResponseBody>> {

@@ -126,6 +126,11 @@ impl Authorized {
         &self.parsed.head.caller
     }
 
+    /// Headers as they came.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parsed.head.headers
+    }
+
     /// Id of the request.
     pub fn id(&self) -> Option<Id> {
         self.parsed.id()

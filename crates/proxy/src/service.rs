@@ -1,6 +1,7 @@
 //! A running proxy: one listener, one pipeline that can be exchanged while requests run.
 
 mod authentication;
+mod outgoing;
 pub mod record;
 
 use std::sync::atomic::AtomicUsize;
@@ -10,10 +11,11 @@ use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use skep_auth::challenge::ProtectedResource;
-use skep_auth::client::{ClientConfig, FetchError, GuardedClient};
-use skep_auth::provider::{KeyProvider, KeySource};
-use skep_auth::validator::{TokenRules, TokenValidator};
+use skep_auth::authenticator::Authenticator;
+use skep_auth::aws::AwsSetupError;
+use skep_auth::client::FetchError;
+use skep_auth::exchange::ExchangeSetupError;
+use skep_auth::provider::KeyProvider;
 use skep_runtime::clock::SharedClock;
 use skep_runtime::drain::DrainWatch;
 use skep_runtime::health::Readiness;
@@ -23,7 +25,7 @@ use skep_runtime::rng::SharedRng;
 use crate::annotations::AnnotationCache;
 use crate::audit::AuditSink;
 use crate::cedar::Policies;
-use crate::config::{AuthSettings, ConfigError, ProxyConfig, TokenSettings};
+use crate::config::{ConfigError, ProxyConfig};
 use crate::metrics::{ProxyMetrics, ProxyMetricsHandle};
 use crate::pipeline::Pipeline;
 use crate::routes::Routes;
@@ -31,10 +33,12 @@ use crate::stages::authenticate::Authentication;
 use crate::stages::authorize::Authorization;
 use crate::stages::entrance::Entrance;
 use crate::stages::forward::Forward;
+use crate::stages::outgoing::Outgoing;
 use crate::stages::parse::Bounds;
 use crate::upstream::{ConnectorError, Upstream};
 
 use self::authentication::authentication;
+use self::outgoing::outgoing;
 use self::record::Recorder;
 
 /// Why a configuration can't be put to work.
@@ -46,6 +50,10 @@ pub enum BuildError {
     Client(#[source] FetchError),
     #[error("the way to the MCP server cannot be set up")]
     Upstream(#[source] ConnectorError),
+    #[error("the way to the token endpoint cannot be set up")]
+    Exchange(#[source] ExchangeSetupError),
+    #[error("the way to AWS cannot be set up")]
+    Aws(#[source] AwsSetupError),
     #[error("the audit file {path} cannot be opened")]
     Audit {
         path: String,
@@ -83,8 +91,9 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Current {
     config: ProxyConfig,
-    validator: Option<Arc<TokenValidator>>,
+    authenticator: Option<Arc<Authenticator>>,
     audit_file: Option<(String, AuditSink)>,
+    outgoing: Outgoing,
     reloads: u64,
     refused: u64,
     last_refusal: Option<String>,
@@ -102,8 +111,9 @@ impl Proxy {
         let backend_up = Arc::<Mutex<Option<bool>>>::default();
         let mut current = Current {
             config: config.clone(),
-            validator: None,
+            authenticator: None,
             audit_file: None,
+            outgoing: Outgoing::Fixed,
             reloads: 0,
             refused: 0,
             last_refusal: None,
@@ -116,7 +126,7 @@ impl Proxy {
             backend_up: &backend_up,
             local_port,
         };
-        let pipeline = build(&config, &parts, &mut current, true)?;
+        let pipeline = build(&config, &parts, &mut current)?;
         Ok(Arc::new(Self {
             pipeline: ArcSwap::from_pointee(pipeline),
             metrics,
@@ -144,17 +154,19 @@ impl Proxy {
             backend_up: &self.backend_up,
             local_port: self.local_port,
         };
-        match build(&config, &parts, &mut current, false) {
+        match build(&config, &parts, &mut current) {
             Ok(pipeline) => {
                 self.pipeline.store(Arc::new(pipeline));
                 current.config = config;
                 current.reloads += 1;
                 current.last_refusal = None;
+                self.metrics.reload(true);
                 Ok(())
             }
             Err(error) => {
                 current.refused += 1;
                 current.last_refusal = Some(error.to_string());
+                self.metrics.reload(false);
                 Err(error)
             }
         }
@@ -165,6 +177,7 @@ impl Proxy {
         if let Ok(mut current) = self.current.lock() {
             current.refused += 1;
             current.last_refusal = Some(reason.to_owned());
+            self.metrics.reload(false);
         }
     }
 
@@ -176,22 +189,20 @@ impl Proxy {
     /// What `/status` says of this proxy. It holds no secret.
     pub fn status(&self) -> Value {
         let Ok(current) = self.current.lock() else { return Value::Null };
-        let keys = current.validator.as_ref().map(|validator| {
-            json!({"issuer": validator.keys().issuer().as_str(), "available": validator.keys().has_keys()})
-        });
         json!({
             "name": current.config.name,
             "target": skep_auth::client::redacted(&current.config.target),
-            "authentication": keys,
+            "authentication": current.authenticator.as_deref().map(authentication::status),
+            "credential": current.outgoing.status(),
             "backendAvailable": self.backend_up.lock().ok().and_then(|up| *up),
             "config": {"reloads": current.reloads, "refused": current.refused, "lastRefusal": current.last_refusal},
         })
     }
 
-    /// The keys of the issuer, to be fetched before the first caller comes.
-    pub fn keys(&self) -> Option<Arc<KeyProvider>> {
-        let current = self.current.lock().ok()?;
-        current.validator.as_ref().map(|validator| Arc::clone(validator.keys()))
+    /// The keys of the issuers, to be fetched before the first caller comes.
+    pub fn keys(&self) -> Vec<Arc<KeyProvider>> {
+        let Ok(current) = self.current.lock() else { return Vec::new() };
+        current.authenticator.iter().flat_map(|authenticator| authenticator.keys()).cloned().collect()
     }
 }
 
@@ -210,12 +221,7 @@ struct Parts<'a> {
     local_port: u16,
 }
 
-fn build(
-    config: &ProxyConfig,
-    parts: &Parts<'_>,
-    current: &mut Current,
-    first: bool,
-) -> Result<Pipeline, BuildError> {
+fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Result<Pipeline, BuildError> {
     let shared = parts.shared;
     let policies = match &config.policies {
         Some((cedar, numbers)) => {
@@ -226,16 +232,21 @@ fn build(
     };
     let upstream = Upstream::new(config).map_err(BuildError::Upstream)?;
     let audit_file = audit_file(config, current)?;
-    let (authentication, validator) = authentication(config, shared, current, first)?;
+    let (authentication, authenticator) = authentication(config, shared, current)?;
     for tool in config.tools.shown() {
         if let Some(actual) = config.tools.actual(tool) {
             parts.metrics.know_tool(actual);
         }
     }
     parts.metrics.anonymous(matches!(authentication, Authentication::Anonymous));
-    parts.metrics.keys(validator.as_ref().map(|validator| validator.keys()));
-    current.validator = validator;
+    parts
+        .metrics
+        .keys(authenticator.iter().flat_map(|authenticator| authenticator.keys()).cloned().collect());
+    // Last of all that can fail: taking over a rotated secret changes what the running version uses.
+    let outgoing = outgoing(config, shared, parts.metrics, current)?;
+    current.authenticator = authenticator;
     current.audit_file = audit_file;
+    current.outgoing = outgoing.clone();
     let sink = match &current.audit_file {
         Some((_, sink)) => sink.clone(),
         None => shared.audit.clone(),
@@ -256,6 +267,7 @@ fn build(
             .map(|policies| Authorization { policies, annotations: Arc::clone(parts.annotations) }),
         forward: Forward {
             upstream,
+            outgoing,
             policies,
             tools: Arc::clone(&tools),
             annotations: Arc::clone(parts.annotations),

@@ -1,4 +1,4 @@
-//! Fakes and builders for tests: time, randomness, an identity provider, an MCP backend, raw HTTP.
+//! Fakes and builders for tests: time, randomness, an identity provider, an MCP backend, raw HTTP, TLS.
 //!
 //! Only ever a dev-dependency. Everything listens on 127.0.0.1 and a port the system picks, and stops
 //! when its handle is dropped. A fake that can't do what a test asked of it panics: the test is over.
@@ -16,6 +16,8 @@ pub mod idp;
 pub mod raw;
 pub mod rng;
 pub mod server;
+pub mod tls;
+pub mod token_endpoint;
 
 pub use backend::McpBackend;
 pub use clock::ManualClock;
@@ -23,3 +25,4 @@ pub use idp::{FakeIdp, Outage, TokenSpec};
 pub use raw::{Answer, RawConnection, free_port};
 pub use rng::SeededRng;
 pub use server::{Gate, Recorded, Reply, ScriptedServer, Step};
+pub use tls::{TestCa, TestCertificate, Tls};

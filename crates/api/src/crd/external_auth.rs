@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::authz::FreeForm;
 use super::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
-use super::reference::SecretKeyRef;
+use super::reference::{CaBundleSource, SecretKeyRef};
+use super::token_exchange::{TokenExchange, TokenExchangeSpec};
 use crate::problem::Problem;
 
 /// Spec of an MCPExternalAuthConfig: exactly the block that `type` names.
@@ -78,50 +79,6 @@ impl ExternalAuthType {
     }
 }
 
-/// Token exchange as it is written. Each field has its snake_case spelling of 2025 beside it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
-#[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "has(self.tokenUrl) || has(self.token_url)", "message": "tokenUrl is required"},
-    {"rule": "has(self.audience)", "message": "audience is required"},
-]))]
-pub struct TokenExchangeSpec {
-    /// Token endpoint of the identity provider.
-    pub token_url: Option<String>,
-    /// Audience of the token that is asked for.
-    pub audience: Option<String>,
-    /// Client id at the token endpoint.
-    pub client_id: Option<String>,
-    /// Client secret at the token endpoint; absent for a public client.
-    pub client_secret_ref: Option<SecretKeyRef>,
-    /// Scopes of the token that is asked for.
-    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
-    pub scopes: Option<Vec<String>>,
-    /// Type of the caller's token: `access_token`, `id_token`, `jwt`, or the full URN. Default: `access_token`.
-    pub subject_token_type: Option<String>,
-    /// Header that carries the new token. Default: `Authorization`.
-    pub external_token_header_name: Option<String>,
-    /// Upstream provider whose token is exchanged; only with the embedded authorization server.
-    pub subject_provider_name: Option<String>,
-    /// Old spelling of `tokenUrl`.
-    #[serde(rename = "token_url")]
-    pub token_url_old: Option<String>,
-    /// Old spelling of `clientId`.
-    #[serde(rename = "client_id")]
-    pub client_id_old: Option<String>,
-    /// Old spelling of `clientSecretRef`.
-    #[serde(rename = "client_secret_ref")]
-    pub client_secret_ref_old: Option<SecretKeyRef>,
-    /// Scopes separated by spaces.
-    pub scope: Option<String>,
-    /// Old spelling of `subjectTokenType`.
-    #[serde(rename = "subject_token_type")]
-    pub subject_token_type_old: Option<String>,
-    /// Old spelling of `externalTokenHeaderName`.
-    #[serde(rename = "external_token_header_name")]
-    pub external_token_header_name_old: Option<String>,
-}
-
 /// A fixed header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -150,7 +107,8 @@ pub struct AwsSts {
     pub region: String,
     /// Service name in signatures. Default: `aws-mcp`.
     pub service: Option<String>,
-    /// Role for callers whom no mapping fits.
+    /// ARN of the IAM role for callers whom no mapping fits.
+    #[schemars(regex(pattern = r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/"))]
     pub fallback_role_arn: Option<String>,
     /// Roles by claim.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
@@ -164,6 +122,11 @@ pub struct AwsSts {
     pub session_name_claim: Option<String>,
     /// Upstream provider whose token is presented.
     pub subject_provider_name: Option<String>,
+    /// URL of STS, for a VPC endpoint. Default: that of the region.
+    #[schemars(regex(pattern = r"^https?://"))]
+    pub sts_endpoint: Option<String>,
+    /// CA certificates for calls to STS, from a ConfigMap.
+    pub ca_bundle_ref: Option<CaBundleSource>,
 }
 
 /// One rule from claims to a role.
@@ -173,10 +136,11 @@ pub struct AwsRoleMapping {
     /// Value that the role claim must hold.
     #[schemars(length(min = 1))]
     pub claim: Option<String>,
-    /// Expression over the claims.
+    /// Expression (CEL) over `claims` that must be true.
     #[schemars(length(min = 1))]
     pub matcher: Option<String>,
-    /// Role that is assumed.
+    /// ARN of the IAM role that is assumed.
+    #[schemars(regex(pattern = r"^arn:aws[a-z-]*:iam::[0-9]{12}:role/"))]
     pub role_arn: String,
     /// Lower wins.
     #[schemars(range(min = 0))]
@@ -251,7 +215,7 @@ pub struct Xaa {
 /// What an MCPExternalAuthConfig says, with one spelling and exactly one block.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExternalAuth {
-    TokenExchange(TokenExchange),
+    TokenExchange(Box<TokenExchange>),
     HeaderInjection(HeaderInjection),
     BearerToken(BearerToken),
     Unauthenticated,
@@ -272,21 +236,6 @@ impl ExternalAuth {
             Self::Other(kind) => *kind,
         }
     }
-}
-
-/// Token exchange settings (RFC 8693) in one spelling.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenExchange {
-    pub token_url: String,
-    /// Path of the field that gave the URL.
-    pub token_url_path: String,
-    pub audience: String,
-    pub client_id: Option<String>,
-    pub client_secret_ref: Option<SecretKeyRef>,
-    pub scopes: Vec<String>,
-    pub subject_token_type: Option<String>,
-    pub external_token_header_name: Option<String>,
-    pub subject_provider_name: Option<String>,
 }
 
 impl ExternalAuth {
@@ -325,7 +274,7 @@ impl ExternalAuth {
         }
         Some(match kind {
             ExternalAuthType::TokenExchange => {
-                Self::TokenExchange(TokenExchange::from_spec(spec.token_exchange?, problems)?)
+                Self::TokenExchange(Box::new(TokenExchange::from_spec(spec.token_exchange?, problems)?))
             }
             ExternalAuthType::HeaderInjection => Self::HeaderInjection(spec.header_injection?),
             ExternalAuthType::BearerToken => Self::BearerToken(spec.bearer_token?),
@@ -335,74 +284,6 @@ impl ExternalAuth {
             | ExternalAuthType::UpstreamInject
             | ExternalAuthType::Obo
             | ExternalAuthType::Xaa => Self::Other(kind),
-        })
-    }
-}
-
-impl TokenExchange {
-    fn from_spec(spec: TokenExchangeSpec, problems: &mut Vec<Problem>) -> Option<Self> {
-        const AT: &str = "spec.tokenExchange";
-        let mut text = |new: &str, newer: Option<String>, old: &str, older: Option<String>| {
-            super::parse::one_of(
-                (&format!("{AT}.{new}"), newer),
-                (&format!("{AT}.{old}"), older),
-                None,
-                problems,
-            )
-        };
-        let token_url = text("tokenUrl", spec.token_url, "token_url", spec.token_url_old);
-        let client_id = text("clientId", spec.client_id, "client_id", spec.client_id_old);
-        let subject_token_type = text(
-            "subjectTokenType",
-            spec.subject_token_type,
-            "subject_token_type",
-            spec.subject_token_type_old,
-        );
-        let header = text(
-            "externalTokenHeaderName",
-            spec.external_token_header_name,
-            "external_token_header_name",
-            spec.external_token_header_name_old,
-        );
-        let words =
-            spec.scope.map(|words| words.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>());
-        let scopes = super::parse::one_of(
-            (&format!("{AT}.scopes"), spec.scopes),
-            (&format!("{AT}.scope"), words),
-            None,
-            problems,
-        );
-        let client_secret_ref = super::parse::one_of(
-            (&format!("{AT}.clientSecretRef"), spec.client_secret_ref),
-            (&format!("{AT}.client_secret_ref"), spec.client_secret_ref_old),
-            None,
-            problems,
-        );
-        if token_url.is_none() {
-            problems.push(Problem::error(
-                format!("{AT}.tokenUrl"),
-                INVALID_FIELD,
-                "The token endpoint is missing.",
-            ));
-        }
-        if spec.audience.as_deref().unwrap_or_default().is_empty() {
-            problems.push(Problem::error(
-                format!("{AT}.audience"),
-                INVALID_FIELD,
-                "The audience of the exchanged token is missing.",
-            ));
-        }
-        let (token_url_path, token_url) = token_url?;
-        Some(Self {
-            token_url,
-            token_url_path,
-            audience: spec.audience.filter(|audience| !audience.is_empty())?,
-            client_id: client_id.map(|(_, value)| value),
-            client_secret_ref: client_secret_ref.map(|(_, value)| value),
-            scopes: scopes.map(|(_, value)| value).unwrap_or_default(),
-            subject_token_type: subject_token_type.map(|(_, value)| value).filter(|kind| !kind.is_empty()),
-            external_token_header_name: header.map(|(_, value)| value).filter(|name| !name.is_empty()),
-            subject_provider_name: spec.subject_provider_name,
         })
     }
 }

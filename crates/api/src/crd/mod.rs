@@ -13,6 +13,7 @@ pub mod remote_proxy;
 pub mod server;
 pub mod status;
 mod structural;
+pub mod token_exchange;
 pub mod tools;
 
 use std::fmt;
@@ -349,6 +350,11 @@ mod tests {
             "transport",
             "tokenExchange",
             "token_url",
+            "clientAuth",
+            "actorToken",
+            "spiffe",
+            "cache",
+            "additionalIssuers",
             "scope",
             "podTemplateSpec",
             "audit",

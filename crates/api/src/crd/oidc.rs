@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::parse::{Rules, read};
 use super::reference::{CaBundleSource, SecretKeyRef};
 use crate::problem::Problem;
+use crate::runconfig::TokenProfile;
 
 /// Issuer of a cluster's ServiceAccount tokens, when nothing else is said.
 pub const CLUSTER_ISSUER: &str = "https://kubernetes.default.svc";
@@ -115,8 +116,17 @@ pub struct InlineOidc {
     pub issuer: String,
     /// Value that a token's `aud` must contain.
     pub audience: Option<String>,
+    /// Further values, one of which is enough in a token's `aud`.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub audiences: Option<Vec<String>>,
     /// URL of the key set. Default: what the issuer's discovery document says.
     pub jwks_url: Option<String>,
+    /// URL of the discovery document, where it is not below the issuer (tokens of version 1 of Microsoft
+    /// Entra).
+    pub discovery_url: Option<String>,
+    /// Tenant ids that may stand in the issuer in place of `{tenantid}`; needed when the issuer has that part.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub tenants: Option<Vec<String>>,
     /// URL for opaque tokens (RFC 7662).
     pub introspection_url: Option<String>,
     /// Client id for introspection.
@@ -146,21 +156,165 @@ pub struct InlineOidc {
     pub scopes: Option<Vec<String>>,
     /// Which claims hold the caller's subject, email, name, groups and roles: a claim name or a dotted path.
     pub claim_mappings: Option<ClaimMappings>,
-    /// SHA-256 fingerprint of the certificate that the key set's server shows.
+    /// SHA-256 fingerprint, in hexadecimal, of the certificate that the issuer's server shows.
     pub jwks_cert_fingerprint: Option<String>,
-    /// SHA-256 digests of public keys (SPKI), one of which the key set's server must show.
+    /// SHA-256 digests of public keys (SPKI), one of which the issuer's server must show: in hexadecimal or
+    /// base64, with or without `sha256/` before it.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub jwks_pins: Option<Vec<String>>,
     /// Signature algorithms that are accepted. Default: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub allowed_algorithms: Option<Vec<String>>,
-    /// Scopes that every token must have.
+    /// Scopes that every token must have, as clients ask for them. A token that lacks one is answered with
+    /// 403 `insufficient_scope`.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub required_scopes: Option<Vec<String>>,
+    /// Scopes as clients ask for them, to scopes as tokens have them: `api://app/mcp.read: mcp.read`.
+    pub scope_map: Option<BTreeMap<String, String>>,
+    /// Clients that tokens may have been issued to (claims `azp`, `client_id`, `appid` or `cid`). Default: any.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub authorized_parties: Option<Vec<String>>,
+    /// Which JWTs count as access tokens: `any`, or `rfc9068` for those only whose `typ` is `at+jwt`.
+    /// Default: `any`.
+    pub profile: Option<TokenProfileSpec>,
+    /// ID tokens are accepted too. They say who logged in to some client, not what that client may do.
+    pub accept_id_token: Option<bool>,
+    /// A client that calls for itself is known by its `sub` as it is, as in ToolHive. Default: false, and it
+    /// is known as `client:ID`, so that it can't be taken for a user.
+    pub plain_client_subjects: Option<bool>,
     /// Tolerance for `exp` and `nbf`, for example `30s`. At most 5m.
     pub clock_skew: Option<String>,
     /// How opaque tokens are asked about.
     pub introspection: Option<Introspection>,
+    /// Further issuers whose tokens are let in. A token is judged only by the issuer that it names.
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["subjectPrefix"]))]
+    pub additional_issuers: Option<Vec<AdditionalIssuer>>,
+}
+
+/// `profile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum TokenProfileSpec {
+    Any,
+    Rfc9068,
+}
+
+impl From<TokenProfileSpec> for TokenProfile {
+    fn from(spec: TokenProfileSpec) -> Self {
+        match spec {
+            TokenProfileSpec::Any => Self::Any,
+            TokenProfileSpec::Rfc9068 => Self::Rfc9068,
+        }
+    }
+}
+
+/// An issuer besides the first. Its fields mean what they mean there; nothing is taken over from the first
+/// but the audience, when none is said here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdditionalIssuer {
+    /// Put before its subjects, in policies, limits and audit, so that no two issuers' users are taken for
+    /// one: `partner:`.
+    #[schemars(length(min = 1, max = 64))]
+    pub subject_prefix: String,
+    /// Issuer URL, exactly as tokens and the discovery document have it.
+    pub issuer: String,
+    /// Value that a token's `aud` must contain. Default: that of the first issuer.
+    pub audience: Option<String>,
+    /// Further values, one of which is enough in a token's `aud`.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub audiences: Option<Vec<String>>,
+    /// URL of the key set. Default: what the issuer's discovery document says.
+    pub jwks_url: Option<String>,
+    /// URL of the discovery document, where it is not below the issuer.
+    pub discovery_url: Option<String>,
+    /// Tenant ids that may stand in the issuer in place of `{tenantid}`.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub tenants: Option<Vec<String>>,
+    /// URL for opaque tokens (RFC 7662). Only one of all issuers may have one.
+    pub introspection_url: Option<String>,
+    /// Client id for introspection.
+    pub client_id: Option<String>,
+    /// Client secret for introspection.
+    pub client_secret_ref: Option<SecretKeyRef>,
+    /// CA certificates for calls to the issuer, from a ConfigMap.
+    pub ca_bundle_ref: Option<CaBundleSource>,
+    /// File of CA certificates in the proxy's pod; `caBundleRef` mounts one.
+    #[serde(rename = "thvCABundlePath")]
+    pub thv_ca_bundle_path: Option<String>,
+    /// File with a token for the key set's URL; only the API server may be sent the pod's own token.
+    pub jwks_auth_token_path: Option<String>,
+    /// The issuer may be reached over plain http. For development only.
+    #[serde(rename = "insecureAllowHTTP")]
+    pub insecure_allow_http: Option<bool>,
+    /// Which claims hold the caller's subject, email, name, groups and roles: a claim name or a dotted path.
+    pub claim_mappings: Option<ClaimMappings>,
+    /// SHA-256 fingerprint, in hexadecimal, of the certificate that the issuer's server shows.
+    pub jwks_cert_fingerprint: Option<String>,
+    /// SHA-256 digests of public keys (SPKI), one of which the issuer's server must show.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub jwks_pins: Option<Vec<String>>,
+    /// Signature algorithms that are accepted.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub allowed_algorithms: Option<Vec<String>>,
+    /// Scopes that every token of this issuer must have.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub required_scopes: Option<Vec<String>>,
+    /// Scopes as clients ask for them, to scopes as tokens have them.
+    pub scope_map: Option<BTreeMap<String, String>>,
+    /// Clients that tokens may have been issued to. Default: any.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub authorized_parties: Option<Vec<String>>,
+    /// Which JWTs count as access tokens: `any` or `rfc9068`. Default: `any`.
+    pub profile: Option<TokenProfileSpec>,
+    /// ID tokens are accepted too.
+    pub accept_id_token: Option<bool>,
+    /// A client that calls for itself is known by its `sub` as it is. Default: false.
+    pub plain_client_subjects: Option<bool>,
+    /// Tolerance for `exp` and `nbf`, for example `30s`. At most 5m.
+    pub clock_skew: Option<String>,
+    /// How opaque tokens are asked about.
+    pub introspection: Option<Introspection>,
+}
+
+impl AdditionalIssuer {
+    /// The same settings in the form of a first issuer.
+    pub fn inline(&self) -> InlineOidc {
+        let own = self.clone();
+        InlineOidc {
+            issuer: own.issuer,
+            audience: own.audience,
+            audiences: own.audiences,
+            jwks_url: own.jwks_url,
+            discovery_url: own.discovery_url,
+            tenants: own.tenants,
+            introspection_url: own.introspection_url,
+            client_id: own.client_id,
+            client_secret: None,
+            client_secret_ref: own.client_secret_ref,
+            ca_bundle_ref: own.ca_bundle_ref,
+            thv_ca_bundle_path: own.thv_ca_bundle_path,
+            jwks_auth_token_path: own.jwks_auth_token_path,
+            jwks_allow_private_ip: None,
+            protected_resource_allow_private_ip: None,
+            insecure_allow_http: own.insecure_allow_http,
+            scopes: None,
+            claim_mappings: own.claim_mappings,
+            jwks_cert_fingerprint: own.jwks_cert_fingerprint,
+            jwks_pins: own.jwks_pins,
+            allowed_algorithms: own.allowed_algorithms,
+            required_scopes: own.required_scopes,
+            scope_map: own.scope_map,
+            authorized_parties: own.authorized_parties,
+            profile: own.profile,
+            accept_id_token: own.accept_id_token,
+            plain_client_subjects: own.plain_client_subjects,
+            clock_skew: own.clock_skew,
+            introspection: own.introspection,
+            additional_issuers: None,
+        }
+    }
 }
 
 /// Which claims say who the caller is.
@@ -183,7 +337,8 @@ pub struct ClaimMappings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Introspection {
-    /// How long an answer is kept, for example `30s`.
+    /// How long an answer is kept, for example `30s`; never longer than the token lasts. `0s` asks about
+    /// every call. Default: 30s, at most 1h.
     pub cache_ttl: Option<String>,
 }
 

@@ -10,6 +10,17 @@ use skep_api::address::{Egress, Reach};
 use skep_api::secret::Secret;
 use url::Url;
 
+mod assertion;
+mod credentials;
+mod exchanger;
+mod refusals;
+mod request;
+mod response;
+
+pub use exchanger::Exchanger;
+
+use crate::client::FetchError;
+
 /// Everything about one token endpoint and what is asked of it.
 #[derive(Debug, Clone)]
 pub struct ExchangeSettings {
@@ -129,6 +140,30 @@ pub enum ExchangeError {
     Response { reason: &'static str },
     #[error("the token endpoint cannot be reached or has a fault; try again later")]
     Unavailable { retry_after: Duration },
+}
+
+/// Why an [`Exchanger`] cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeSetupError {
+    #[error("the token endpoint cannot be used")]
+    Endpoint(#[source] FetchError),
+    #[error("this method of client authentication needs a client id")]
+    ClientIdMissing,
+    #[error("this method of client authentication needs a {what}, and it is empty")]
+    CredentialMissing { what: &'static str },
+    #[error("the client's {what} has characters that cannot be sent")]
+    CredentialCharacters { what: &'static str },
+    #[error("the client's private key cannot be used: {reason}")]
+    Key { reason: &'static str },
+}
+
+/// Whose token an [`Exchanger`] asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExchangerMode {
+    /// One for each caller's token: a [`Subject`] is needed.
+    Caller,
+    /// One of the proxy's own for all callers.
+    Service,
 }
 
 /// What came of a call to the token endpoint, for metrics.

@@ -2,6 +2,10 @@
 
 // `cfg(test)` tells clippy that helpers in these files are test code too.
 #[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod client;
+#[cfg(test)]
+mod exchange;
 #[cfg(test)]
 mod keys;

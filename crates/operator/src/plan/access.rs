@@ -31,8 +31,8 @@ pub(super) fn auth_server(reference: Option<&AuthServerRef>, findings: &mut Find
 pub(super) struct Caller<'s> {
     /// `clientToken`.
     pub(super) said: Option<ClientToken>,
-    /// Audience of the tokens that are let in; none when nobody needs one.
-    pub(super) audience: Option<&'s str>,
+    /// Audiences of the tokens that are let in, of all issuers; none when nobody needs one.
+    pub(super) audiences: Vec<&'s str>,
     pub(super) remote: Option<&'s Url>,
 }
 
@@ -58,12 +58,13 @@ pub(super) fn client_token(
         Some(said) => said,
         None if own_credential => ClientToken::Strip,
         None => {
-            let (Some(audience), Some(remote)) = (caller.audience, caller.remote) else {
+            let (false, Some(remote)) = (caller.audiences.is_empty(), caller.remote) else {
                 return ClientToken::Strip;
             };
-            if is_for(audience, remote) {
+            // One that is for somebody else is enough: which one a caller has is not known here.
+            let Some(audience) = caller.audiences.iter().find(|audience| !is_for(audience, remote)) else {
                 return ClientToken::Forward;
-            }
+            };
             findings.warning(
                 "spec.clientToken",
                 "ClientTokenStripped",

@@ -49,31 +49,15 @@ fn valid(kind: Kind, mut findings: Findings<'_>) -> Planned {
 
 pub(super) fn external_auth(config: &ExternalAuth, _world: &World, mut findings: Findings<'_>) -> Planned {
     outgoing::check(config, &mut findings);
-    match config.kind() {
-        ExternalAuthType::TokenExchange | ExternalAuthType::AwsSts => {
-            findings.warning(
-                "spec.type",
-                outgoing::NOT_YET_RUNNABLE,
-                format!("This is planned, but the proxy of this version does not run `{}` yet and refuses to start with it.", config.kind().as_str()),
-            );
-        }
-        ExternalAuthType::EmbeddedAuthServer
-        | ExternalAuthType::UpstreamInject
-        | ExternalAuthType::Obo
-        | ExternalAuthType::Xaa => {
-            findings.warning(
-                "spec.type",
-                outgoing::NOT_YET_RUNNABLE,
-                format!(
-                    "This version does not run `{}` yet; workloads that refer to it are refused.",
-                    config.kind().as_str()
-                ),
-            );
-        }
-        ExternalAuthType::HeaderInjection
-        | ExternalAuthType::BearerToken
-        | ExternalAuthType::Unauthenticated => {}
+    let ExternalAuth::Other(kind) = config else { return valid(Kind::MCPExternalAuthConfig, findings) };
+    let message = format!("{} Workloads that refer to this are refused.", outgoing::not_run(*kind));
+    if *kind == ExternalAuthType::Obo {
+        // ToolHive takes the object and says so in its condition; so it is no error by itself.
+        findings.warning("spec.type", outgoing::ENTERPRISE_REQUIRED, message.clone());
+        findings.fails("Valid", outgoing::ENTERPRISE_REQUIRED, message);
+        return findings.planned(Some(Plan::default()));
     }
+    findings.warning("spec.type", outgoing::NOT_YET_RUNNABLE, message);
     valid(Kind::MCPExternalAuthConfig, findings)
 }
 

@@ -33,6 +33,11 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     Some(total)
 }
 
+/// Reads a duration of whole seconds, `max` seconds at most. `None` when it is not one.
+pub(super) fn seconds(text: &str, max: u64) -> Option<u64> {
+    parse(text).filter(|found| found.subsec_nanos() == 0).map(|found| found.as_secs()).filter(|s| *s <= max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +56,20 @@ mod tests {
             ("1d", None),
         ] {
             assert_eq!(parse(text).map(|found| found.as_millis()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn half_a_second_is_not_rounded_to_never() {
+        for (text, expected) in [
+            ("10s", Some(10)),
+            ("0s", Some(0)),
+            ("0", Some(0)),
+            ("500ms", None),
+            ("11s", None),
+            ("soon", None),
+        ] {
+            assert_eq!(seconds(text, 10), expected, "{text}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What planning has found so far.
 
 use skep_api::condition::{Condition, ConditionStatus};
+use skep_api::crd::parse::INVALID_FIELD;
 use skep_api::crd::{Kind, Object};
+use skep_api::names;
 use skep_api::problem::Problem;
 
 use super::{Missing, Plan, Planned, World};
@@ -75,8 +77,21 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// A key of a Secret that has to exist. True when it does, or may.
+    /// A key of a Secret that has to exist. Name and key become parts of paths, so they have to be what
+    /// Kubernetes takes.
     pub(super) fn secret(&mut self, path: &str, reason: &str, name: &str, key: &str) {
+        if !names::is_dns_subdomain(name) || !names::is_data_key(key) {
+            self.error(
+                path,
+                INVALID_FIELD,
+                format!(
+                    "No Secret can have the name `{}` and the key `{}`.",
+                    name.escape_debug(),
+                    key.escape_debug()
+                ),
+            );
+            return;
+        }
         match self.world.secrets.get(name) {
             None => self.missing_detail(path, reason, &format!("The Secret `{name}`")),
             Some(keys) if !keys.contains(key) => {

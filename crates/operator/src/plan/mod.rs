@@ -7,16 +7,20 @@
 mod access;
 mod authz;
 mod backing;
+mod ca_bundle;
 mod configs;
 mod duration;
 mod findings;
 mod middleware;
 mod objects;
 mod oidc;
+mod oidc_issuers;
+mod oidc_rules;
 mod oidc_settings;
 mod outgoing;
 mod remote_proxy;
 mod remote_url;
+mod secrets;
 mod server;
 mod template;
 mod tools;
@@ -59,7 +63,7 @@ pub struct Workload {
     pub run_config: RunConfig,
     /// URL inside the cluster, as in `status.url`.
     pub url: String,
-    /// Files that `run_config` names and that the pod gets as mounts.
+    /// Files that `run_config` names and that the pod gets as mounts, each path once.
     pub files: Vec<FileSource>,
     /// Environment variables that carry secret values.
     pub env: Vec<EnvSource>,
@@ -70,15 +74,20 @@ pub struct Workload {
 pub struct FileSource {
     /// Absolute path in the pod.
     pub path: String,
-    /// Key of a ConfigMap or Secret in the object's namespace.
+    /// Where the content comes from.
     pub source: KeySource,
 }
 
-/// A key of a ConfigMap or Secret in the object's own namespace.
+/// Where the content of a file comes from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeySource {
+    /// A key of a ConfigMap in the object's own namespace.
     ConfigMap { name: String, key: String },
+    /// A key of a Secret in the object's own namespace.
     Secret { name: String, key: String },
+    /// A token of the pod's own ServiceAccount for one audience, which kubelet renews. There is none outside
+    /// a cluster, so a plan for this machine never has one.
+    ServiceAccountToken { audience: String, expiration_seconds: u32 },
 }
 
 /// An environment variable that is filled from a Secret.

@@ -7,15 +7,15 @@ use skep_api::crd::oidc::{
 use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
 use skep_api::crd::reference::OidcConfigRef;
 use skep_api::crd::{Kind, Spec};
-use skep_api::runconfig::OidcConfig;
+use skep_api::runconfig::{FurtherIssuer, IssuerRules, OidcConfig};
 
 use super::findings::{Findings, OIDC_REF};
 use super::oidc_settings::{
     CLUSTER_TOKEN, Endpoint, algorithms, ca_bundle, clock_skew, endpoint, introspection, is_api_server,
-    not_yet, resource_url, token_file, warn_introspection,
+    resource_url, token_file,
 };
 use super::remote_url::is_loopback;
-use super::{EnvSource, FileSource};
+use super::{EnvSource, FileSource, oidc_issuers, oidc_rules};
 
 /// Reason of everything that is wrong with how callers are authenticated.
 pub(super) const AUTH_INVALID: &str = "AuthInvalid";
@@ -27,10 +27,25 @@ const DEFAULT_SCOPE: &str = "openid";
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Authentication {
     pub(super) config: OidcConfig,
-    pub(super) allowed_algorithms: Vec<String>,
-    pub(super) clock_skew_seconds: Option<u64>,
+    pub(super) rules: IssuerRules,
+    pub(super) further: Vec<FurtherIssuer>,
     pub(super) files: Vec<FileSource>,
     pub(super) env: Vec<EnvSource>,
+}
+
+impl Authentication {
+    /// All audiences that a token may be made for, of all issuers.
+    pub(super) fn audiences(&self) -> Vec<&str> {
+        let further = self.further.iter().flat_map(|further| {
+            std::iter::once(&further.oidc_config.audience).chain(&further.rules.audiences)
+        });
+        std::iter::once(&self.config.audience)
+            .chain(&self.rules.audiences)
+            .chain(further)
+            .map(String::as_str)
+            .filter(|audience| !audience.is_empty())
+            .collect()
+    }
 }
 
 /// The two places in a workload's spec.
@@ -64,7 +79,10 @@ pub(super) fn plan(written: &Written<'_>, findings: &mut Findings<'_>) -> Option
         }
         if planned.config.scopes.is_empty() {
             planned.config.scopes.push(DEFAULT_SCOPE.to_owned());
+            let required = planned.rules.required_scopes.iter().filter(|scope| *scope != DEFAULT_SCOPE);
+            planned.config.scopes.extend(required.cloned());
         }
+        oidc_issuers::settle_audiences(planned);
     }
     if findings.errors() > errors {
         if let Some(problem) = findings.problems.iter().rev().find(|problem| problem.is_error()).cloned() {
@@ -104,7 +122,7 @@ pub(super) fn from_spec(
     let path = |block: &str| at.map_or_else(|| format!("spec.{block}"), ToOwned::to_owned);
     match (spec.kind, &spec.inline, &spec.kubernetes_service_account) {
         (OidcSource::Inline, Some(inline), None) => {
-            from_inline(inline, &Block::of(path("inline"), at.is_some()), findings)
+            Some(from_inline(inline, &Block::of(path("inline"), at.is_some()), findings))
         }
         (OidcSource::KubernetesServiceAccount, None, block) => {
             let block = block.clone().unwrap_or_default();
@@ -172,12 +190,12 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
                 );
                 return None;
             };
-            from_inline(inline, &Block::of(format!("{at}.inline"), false), findings)?
+            from_inline(inline, &Block::of(format!("{at}.inline"), false), findings)
         }
         EmbeddedOidcSource::ConfigMap => from_config_map(embedded, findings)?,
     };
     resource_url(embedded.resource_url.as_deref(), &format!("{at}.resourceUrl"), &mut planned, findings);
-    if planned.config.audience.is_empty() {
+    if planned.config.audience.is_empty() && planned.rules.audiences.is_empty() {
         if planned.config.resource_url.is_empty() {
             let path = if kind == EmbeddedOidcSource::ConfigMap { "configMap" } else { "inline.audience" };
             findings.error(
@@ -239,7 +257,7 @@ fn from_config_map(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Opti
     if reference.ca_bundle_ref.is_some() {
         inline.ca_bundle_ref.clone_from(&reference.ca_bundle_ref);
     }
-    let mut planned = from_inline(&inline, &Block::of(at.to_owned(), true), findings)?;
+    let mut planned = from_inline(&inline, &Block::of(at.to_owned(), true), findings);
     resource_url(resource.as_deref(), at, &mut planned, findings);
     Some(planned)
 }
@@ -256,12 +274,27 @@ impl Block {
         Self { block, elsewhere }
     }
 
+    /// Settings in an entry of a list in these.
+    pub(super) fn entry(&self, list: &str, index: usize) -> Self {
+        if self.elsewhere {
+            return Self { block: self.block.clone(), elsewhere: true };
+        }
+        Self { block: format!("{}.{list}[{index}]", self.block), elsewhere: false }
+    }
+
     pub(super) fn field(&self, name: &str) -> String {
         if self.elsewhere { self.block.clone() } else { format!("{}.{name}", self.block) }
     }
 }
 
-fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Option<Authentication> {
+fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Authentication {
+    let mut planned = one_issuer(inline, at, findings);
+    oidc_issuers::plan(inline, at, &mut planned, findings);
+    planned
+}
+
+/// Plans one issuer, without those beside it.
+pub(super) fn one_issuer(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Authentication {
     let insecure = inline.insecure_allow_http.unwrap_or(false);
     let issuer = endpoint(&inline.issuer, &at.field("issuer"), Endpoint::Issuer, insecure, findings);
     let jwks = inline
@@ -294,8 +327,8 @@ fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> 
     introspection(inline, at, &mut planned, findings);
     algorithms(inline, at, &mut planned, findings);
     clock_skew(inline, at, &mut planned, findings);
-    not_yet(inline, at, findings);
-    Some(planned)
+    oidc_rules::plan(inline, at, &mut planned.rules, findings);
+    planned
 }
 
 fn from_cluster(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>) -> Option<Authentication> {
@@ -332,7 +365,17 @@ fn from_cluster(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>)
         if is_api_server(&config.issuer) && (config.jwks_url.is_empty() || is_api_server(&config.jwks_url)) {
             CLUSTER_TOKEN.clone_into(&mut config.auth_token_file);
         }
+        if !config.introspection_url.is_empty() && !is_api_server(&config.introspection_url) {
+            findings.error(
+                at.field("introspectionUrl"),
+                AUTH_INVALID,
+                "The pod's own token would be sent there, and it is for the API server alone. Say `useClusterAuth: false`, or use `inline`.",
+            );
+        }
     }
-    warn_introspection(&config.introspection_url, at, findings);
+    if !config.introspection_url.is_empty() {
+        let path = at.field("introspectionUrl");
+        endpoint(&config.introspection_url, &path, Endpoint::Introspection, false, findings);
+    }
     Some(Authentication { config, ..Authentication::default() })
 }

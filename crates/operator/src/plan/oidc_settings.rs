@@ -2,27 +2,33 @@
 
 use skep_api::crd::oidc::InlineOidc;
 use skep_api::crd::reference::CaBundleSource;
-use skep_api::names::CA_DIR;
+use skep_auth::introspection::Dialect;
 use url::Url;
 
+use super::EnvSource;
+use super::ca_bundle::{self, CaBundleState};
 use super::duration;
 use super::findings::Findings;
 use super::oidc::{AUTH_INVALID, Authentication, Block};
-use super::outgoing::{NOT_SUPPORTED, NOT_YET_RUNNABLE};
 use super::remote_url::is_loopback;
-use super::{EnvSource, FileSource, KeySource};
 
 pub(super) const CLUSTER_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
-/// Largest tolerance for clocks.
+/// Largest tolerance for clocks, in seconds.
 const MAX_CLOCK_SKEW: u64 = 300;
+/// Longest time in seconds that the answer about an opaque token is kept.
+const MAX_INTROSPECTION_CACHE: u64 = 3600;
+/// Variable of the client secret for introspection. There is one introspection endpoint at most.
+pub(super) const CLIENT_SECRET: &str = "TOOLHIVE_OIDC_CLIENT_SECRET";
 
 /// Which URL is judged.
 #[derive(Clone, Copy)]
 pub(super) enum Endpoint {
     Issuer,
     Jwks,
+    Discovery,
+    Introspection,
 }
 
 impl Endpoint {
@@ -30,6 +36,8 @@ impl Endpoint {
         match self {
             Self::Issuer => "OIDCIssuerInvalid",
             Self::Jwks => "JWKSURLInvalid",
+            Self::Discovery => "DiscoveryURLInvalid",
+            Self::Introspection => "IntrospectionURLInvalid",
         }
     }
 }
@@ -54,7 +62,7 @@ pub(super) fn endpoint(
         findings.error(
             path,
             what.invalid(),
-            "The URL of an issuer has no query and no fragment (OpenID Connect Discovery 1.0 §3).",
+            "The URL has no fragment, and that of an issuer no query (OpenID Connect Discovery 1.0 §3).",
         );
     }
     let near = findings.world.is_local() && is_loopback(&url);
@@ -93,40 +101,20 @@ pub(super) fn ca_bundle(
     planned: &mut Authentication,
     findings: &mut Findings<'_>,
 ) {
-    let Some(key) = source.and_then(|source| source.config_map_ref.as_ref()) else { return };
-    let path = at.field("caBundleRef");
-    let name = key.key.as_deref().unwrap_or("ca.crt");
-    match findings.world.config_maps.get(&key.name) {
-        None => {
-            findings.missing_detail(path, "CABundleRefNotFound", &format!("The ConfigMap `{}`", key.name))
+    let Some(bundle) = ca_bundle::plan(source, &at.field("caBundleRef"), findings) else { return };
+    match bundle.state {
+        CaBundleState::Valid => {
+            findings.holds("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there.");
         }
-        Some(data) => match data.get(name) {
-            None => findings.missing_detail(
-                path,
-                "CABundleRefNotFound",
-                &format!("The key `{name}` of the ConfigMap `{}`", key.name),
-            ),
-            Some(text) if !text.contains("-----BEGIN CERTIFICATE-----") => {
-                findings.error(
-                    path,
-                    "CABundleRefInvalid",
-                    format!("`{name}` of the ConfigMap `{}` holds no PEM certificate.", key.name),
-                );
-                findings.fails(
-                    "CABundleRefValidated",
-                    "CABundleRefInvalid",
-                    "The CA bundle holds no certificate.",
-                );
-            }
-            Some(_) => findings.holds("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there."),
-        },
+        CaBundleState::Invalid => findings.fails(
+            "CABundleRefValidated",
+            "CABundleRefInvalid",
+            "The CA bundle holds no certificate.",
+        ),
+        CaBundleState::NotFound => {}
     }
-    let file = format!("{CA_DIR}/{}/{name}", key.name);
-    planned.config.ca_cert_path.clone_from(&file);
-    planned.files.push(FileSource {
-        path: file,
-        source: KeySource::ConfigMap { name: key.name.clone(), key: name.to_owned() },
-    });
+    planned.config.ca_cert_path.clone_from(&bundle.file.path);
+    planned.files.push(bundle.file);
 }
 
 pub(super) fn token_file(
@@ -138,8 +126,11 @@ pub(super) fn token_file(
     findings: &mut Findings<'_>,
 ) {
     let Some(file) = inline.jwks_auth_token_path.as_deref().filter(|file| !file.is_empty()) else { return };
-    let receiver = jwks.or(issuer);
-    if file == CLUSTER_TOKEN && receiver.is_some_and(|url| is_api_server(url.as_str())) {
+    // Introspection is asked with it too.
+    let keys = jwks.map(Url::as_str).or(inline.discovery_url.as_deref()).or(issuer.map(Url::as_str));
+    let introspection = inline.introspection_url.as_deref().filter(|url| !url.is_empty());
+    let receivers = [keys, introspection];
+    if file == CLUSTER_TOKEN && keys.is_some() && receivers.into_iter().flatten().all(is_api_server) {
         file.clone_into(&mut planned.config.auth_token_file);
     } else {
         findings.error(
@@ -159,29 +150,60 @@ pub(super) fn is_api_server(url: &str) -> bool {
     })
 }
 
+/// How opaque tokens are asked about: the endpoint, and the proxy's own credential there.
 pub(super) fn introspection(
     inline: &InlineOidc,
     at: &Block,
     planned: &mut Authentication,
     findings: &mut Findings<'_>,
 ) {
-    warn_introspection(&planned.config.introspection_url, at, findings);
+    let url = inline.introspection_url.as_deref().unwrap_or_default();
+    if !url.is_empty() {
+        let insecure = inline.insecure_allow_http.unwrap_or(false);
+        let url = endpoint(url, &at.field("introspectionUrl"), Endpoint::Introspection, insecure, findings);
+        if inline.client_secret_ref.is_none() && url.is_some_and(|url| Dialect::of(&url) == Dialect::GitHub) {
+            findings.error(
+                at.field("clientSecretRef"),
+                AUTH_INVALID,
+                "GitHub tells only an OAuth app about its tokens. Add `clientId` and `clientSecretRef`.",
+            );
+        }
+    }
     if inline.client_secret.is_some() {
         findings.warning(at.field("clientSecret"), "SecretInManifest", "A secret in a manifest can be read by everybody who can read the object. It is not passed on: put it into a Secret and use `clientSecretRef`.");
     }
     if let Some(secret) = &inline.client_secret_ref {
         findings.secret(&at.field("clientSecretRef"), "OIDCClientSecretNotFound", &secret.name, &secret.key);
+        if !url.is_empty() && inline.client_id.as_deref().unwrap_or_default().is_empty() {
+            findings.error(
+                at.field("clientId"),
+                AUTH_INVALID,
+                "A client secret without a client id can't be used for introspection. Add `clientId`.",
+            );
+        }
         planned.env.push(EnvSource {
-            name: "TOOLHIVE_OIDC_CLIENT_SECRET".to_owned(),
+            name: CLIENT_SECRET.to_owned(),
             secret: secret.name.clone(),
             key: secret.key.clone(),
         });
     }
-}
-
-pub(super) fn warn_introspection(url: &str, at: &Block, findings: &mut Findings<'_>) {
-    if !url.is_empty() {
-        findings.warning(at.field("introspectionUrl"), NOT_YET_RUNNABLE, "This is planned, but the proxy of this version knows JWTs only and refuses to start with an introspection URL.");
+    let Some(rules) = &inline.introspection else { return };
+    if url.is_empty() {
+        findings.error(
+            at.field("introspection"),
+            AUTH_INVALID,
+            "Without `introspectionUrl` nobody is asked about tokens, so this has no meaning. Remove it, or add the URL.",
+        );
+    }
+    if let Some(text) = &rules.cache_ttl {
+        match duration::seconds(text, MAX_INTROSPECTION_CACHE) {
+            Some(seconds) => planned.rules.introspection.cache_ttl_seconds = Some(seconds),
+            None => findings.error(
+                at.field("introspection.cacheTtl"),
+                AUTH_INVALID,
+                format!("`{text}` is not a duration of whole seconds, 1h at most, such as `30s`."),
+            ),
+        }
     }
 }
 
@@ -193,7 +215,7 @@ pub(super) fn algorithms(
 ) {
     for (index, algorithm) in inline.allowed_algorithms.iter().flatten().enumerate() {
         if ALGORITHMS.contains(&algorithm.as_str()) {
-            planned.allowed_algorithms.push(algorithm.clone());
+            planned.rules.allowed_algorithms.push(algorithm.clone());
         } else {
             findings.error(
                 format!("{}[{index}]", at.field("allowedAlgorithms")),
@@ -214,35 +236,12 @@ pub(super) fn clock_skew(
     findings: &mut Findings<'_>,
 ) {
     let Some(text) = &inline.clock_skew else { return };
-    match duration::parse(text).map(|skew| skew.as_secs()) {
-        Some(seconds) if seconds <= MAX_CLOCK_SKEW => planned.clock_skew_seconds = Some(seconds),
-        _ => findings.error(
+    match duration::seconds(text, MAX_CLOCK_SKEW) {
+        Some(seconds) => planned.rules.clock_skew_seconds = Some(seconds),
+        None => findings.error(
             at.field("clockSkew"),
             AUTH_INVALID,
-            format!("`{text}` is not a duration of at most 5m, such as `30s`."),
+            format!("`{text}` is not a duration of whole seconds, 5m at most, such as `30s`."),
         ),
-    }
-}
-
-/// Fields that a later version runs. They protect something, so they are refused rather than passed over.
-pub(super) fn not_yet(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) {
-    for (field, there) in [
-        (
-            "claimMappings",
-            inline.claim_mappings.as_ref().is_some_and(|mappings| !mappings.given().is_empty()),
-        ),
-        ("jwksCertFingerprint", inline.jwks_cert_fingerprint.is_some()),
-        ("jwksPins", inline.jwks_pins.as_ref().is_some_and(|pins| !pins.is_empty())),
-        ("requiredScopes", inline.required_scopes.as_ref().is_some_and(|scopes| !scopes.is_empty())),
-    ] {
-        if there {
-            findings.error(
-                at.field(field),
-                NOT_SUPPORTED,
-                format!(
-                    "This version does not run `{field}` yet, and does not drop it in silence. Remove it."
-                ),
-            );
-        }
     }
 }

@@ -8,11 +8,11 @@ use url::Url;
 
 use super::access::{self, Caller};
 use super::findings::Findings;
-use super::oidc::{AUTH_INVALID, Written};
-use super::outgoing::{self, NOT_SUPPORTED, User};
+use super::oidc::{AUTH_INVALID, Authentication, Written};
+use super::outgoing::{self, Callers, NOT_SUPPORTED, User};
 use super::remote_url::{self, Allowance, RemoteUrlError};
 use super::workload::{self, Protection};
-use super::{Plan, Planned, Workload, World, authz, backing, objects, oidc, template, tools};
+use super::{Plan, Planned, Workload, World, authz, backing, objects, oidc, secrets, template, tools};
 
 /// Plans a remote proxy, in the order in which a reader of the manifest would judge it.
 pub(super) fn plan(
@@ -55,11 +55,13 @@ pub(super) fn plan(
     let tools = tools::plan(spec.tool_config.as_deref(), &[], &mut findings);
 
     // With what credential calls go on.
-    let user = User { name, remote: true, authenticated: says_auth || spec.anonymous };
+    let callers = Callers::of(says_auth, spec.anonymous);
+    let mounted = template::mounted(spec.pod_template.as_ref());
+    let user = User { name, remote: true, callers, mounted };
     let mut outgoing = outgoing::plan(spec.external_auth.as_deref(), &user, &mut findings);
     outgoing::headers(&spec.header_forward, name, &mut outgoing, &mut findings);
-    let audience = authentication.as_ref().map(|authentication| authentication.config.audience.as_str());
-    let caller = Caller { said: spec.client_token, audience, remote: remote.as_ref() };
+    let audiences = authentication.as_ref().map(Authentication::audiences).unwrap_or_default();
+    let caller = Caller { said: spec.client_token, audiences, remote: remote.as_ref() };
     let client_token = access::client_token(&caller, &outgoing, &mut findings);
 
     // Everything around it.
@@ -91,23 +93,19 @@ pub(super) fn plan(
     protection.apply(&mut config);
     config.skep.client_token = client_token;
     config.skep.allow_private_endpoint = spec.allow_private_endpoint;
-    config.remote_auth_config.clone_from(&outgoing.remote_auth);
-    config.token_exchange_config.clone_from(&outgoing.token_exchange);
-    config.aws_sts_config.clone_from(&outgoing.aws_sts);
-    if outgoing.headers != Default::default() {
-        config.header_forward = Some(outgoing.headers.clone());
-    }
+    outgoing.apply(&mut config);
     config.telemetry_config = telemetry;
     config.scaling_config =
         session_redis.map(|redis| ScalingConfig { backend_replicas: None, session_redis: Some(redis) });
     Protection::finish(&mut config);
 
     let mut env = outgoing.env;
-    let mut files = Vec::new();
+    let mut files = outgoing.files;
     if let Some(authentication) = &protection.authentication {
         env.extend(authentication.env.iter().cloned());
         files.extend(authentication.files.iter().cloned());
     }
+    secrets::mount(&env, &mut config, &mut files);
     env.extend(redis_password);
     let workload = Workload { run_config: config, url, files, env };
     let made = objects::remote_proxy(

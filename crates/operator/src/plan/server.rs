@@ -11,9 +11,11 @@ use skep_api::runconfig::{RunConfig, ScalingConfig, Transport};
 
 use super::findings::Findings;
 use super::oidc::Written;
-use super::outgoing::{self, User};
+use super::outgoing::{self, Callers, User};
 use super::workload::{self, Protection};
-use super::{Plan, Planned, Workload, World, access, authz, backing, objects, oidc, template, tools};
+use super::{
+    Plan, Planned, Workload, World, access, authz, backing, objects, oidc, secrets, template, tools,
+};
 
 /// Plans an MCP server and the proxy in front of it.
 pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: Findings<'_>) -> Planned {
@@ -44,7 +46,9 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     let tools = tools::plan(spec.tool_config.as_deref(), &spec.tools, &mut findings);
 
     // With what credential calls go on.
-    let user = User { name, remote: false, authenticated: says_auth || spec.anonymous };
+    let callers = Callers::of(says_auth, spec.anonymous);
+    let mounted = spec.volumes.iter().map(|volume| volume.mount_path.clone()).collect();
+    let user = User { name, remote: false, callers, mounted };
     let outgoing = outgoing::plan(spec.external_auth.as_deref(), &user, &mut findings);
 
     // Everything around it.
@@ -83,7 +87,7 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     config.endpoint_prefix.clone_from(&spec.endpoint_prefix);
     config.group = spec.group.clone().unwrap_or_default();
     protection.apply(&mut config);
-    config.token_exchange_config.clone_from(&outgoing.token_exchange);
+    outgoing.apply(&mut config);
     config.telemetry_config = telemetry;
     if session_redis.is_some() || spec.backend_replicas.is_some() {
         config.scaling_config =
@@ -92,11 +96,12 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     Protection::finish(&mut config);
 
     let mut env = outgoing.env;
-    let mut files = Vec::new();
+    let mut files = outgoing.files;
     if let Some(authentication) = &protection.authentication {
         env.extend(authentication.env.iter().cloned());
         files.extend(authentication.files.iter().cloned());
     }
+    secrets::mount(&env, &mut config, &mut files);
     env.extend(redis_password);
     let workload = Workload { run_config: config, url, files, env };
     let made = objects::server(object, spec, world, &workload, protection.authorization.as_ref());

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
-use skep_api::names::{PROXY_CONTAINER, RUNCONFIG_DIR};
+use skep_api::names::{ACTOR_TOKEN_DIR, PROXY_CONTAINER, RUNCONFIG_DIR};
 
 use super::findings::Findings;
 use super::workload::{pod_annotation, privileged};
@@ -10,7 +10,19 @@ use super::workload::{pod_annotation, privileged};
 const INVALID: &str = "InvalidPodTemplateSpec";
 const AT: &str = "spec.podTemplateSpec";
 /// Directories of the proxy's container that hold what it is told to do.
-const OUR_PATHS: [&str; 4] = [RUNCONFIG_DIR, "/etc/toolhive", "/config/certs", "/tmp"];
+const OUR_PATHS: [&str; 6] =
+    [RUNCONFIG_DIR, "/etc/toolhive", "/config/certs", "/etc/skep", ACTOR_TOKEN_DIR, "/tmp"];
+
+/// Directories that a template mounts into the proxy's container.
+pub(super) fn mounted(template: Option<&Value>) -> Vec<String> {
+    let Some(spec) = template.and_then(|template| template.get("spec")) else { return Vec::new() };
+    items(spec, "containers")
+        .iter()
+        .filter(|(_, container)| container.get("name").and_then(Value::as_str) == Some(PROXY_CONTAINER))
+        .flat_map(|(_, container)| items(container, "volumeMounts"))
+        .filter_map(|(_, mount)| mount.get("mountPath").and_then(Value::as_str).map(ToOwned::to_owned))
+        .collect()
+}
 
 /// Judges a pod template. `proxy` is true when it changes the proxy's own pod.
 pub(super) fn check(template: Option<&Value>, proxy: bool, findings: &mut Findings<'_>) {

@@ -243,8 +243,8 @@ impl Protection {
             config.thv_ca_bundle.clone_from(&authentication.config.ca_cert_path);
             config.jwks_auth_token_file.clone_from(&authentication.config.auth_token_file);
             config.oidc_config = Some(authentication.config.clone());
-            extension.issuer.allowed_algorithms.clone_from(&authentication.allowed_algorithms);
-            extension.issuer.clock_skew_seconds = authentication.clock_skew_seconds;
+            extension.issuer.clone_from(&authentication.rules);
+            extension.further_issuers.clone_from(&authentication.further);
         }
         config.authz_config = self.authorization.as_ref().map(|authorization| authorization.config.clone());
         if let Some(tools) = &self.tools {

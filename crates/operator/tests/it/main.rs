@@ -1,6 +1,8 @@
 //! The planner over whole manifests.
 
 #[cfg(test)]
+mod credentials;
+#[cfg(test)]
 mod manifests;
 #[cfg(test)]
 mod objects;
@@ -10,3 +12,5 @@ mod random;
 mod results;
 #[cfg(test)]
 mod run_config;
+#[cfg(test)]
+mod schema_rules;

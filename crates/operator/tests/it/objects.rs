@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use skep_api::yaml::to_yaml_documents;
 
-use crate::manifests::{files, good, plan};
+use skep_operator::plan::{Missing, plan_object};
+
+use crate::manifests::{files, good, plan, world};
 
 fn round_trip<T: DeserializeOwned + Serialize>(value: &Value) -> Value {
     let typed: T = serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value:#}"));
@@ -53,6 +55,9 @@ fn objects_of_some_manifests() {
         "remote-bearer-token",
         "remote-network-policy",
         "remote-oidc-config-map",
+        "remote-token-exchange",
+        "remote-issuers",
+        "server-header-injection",
         "server-full",
         "server-secrets-of-one-secret",
     ] {
@@ -88,7 +93,8 @@ fn only_what_needs_a_restart_changes_the_pod_template() {
         )
     };
     let checksums = |spec: &str| {
-        let objects = plan(&text(spec)).pop().unwrap().1.plan.unwrap().objects;
+        let (objects, world) = world(&text(spec), Missing::Warn);
+        let objects = plan_object(&objects[0], &world).plan.unwrap().objects;
         let pod = &of_kind(&objects, "Deployment")["spec"]["template"]["metadata"]["annotations"];
         let map = &of_kind(&objects, "ConfigMap")["metadata"]["annotations"];
         (
@@ -102,6 +108,14 @@ fn only_what_needs_a_restart_changes_the_pod_template() {
     assert_eq!(base.0, audited.0);
     assert_ne!(base.1, audited.1);
     assert_ne!(base.0, moved.0);
+    let header = |key: &str| {
+        checksums(&format!(
+            "headerForward: {{addHeadersFromSecret: [{{headerName: X-Key, valueSecretRef: {{name: s, key: {key}}}}}]}}"
+        ))
+    };
+    // What is mounted changes the template itself; its checksum is about the RunConfig.
+    assert_eq!(base.0, header("a").0);
+    assert_ne!(header("a").1, header("b").1);
 }
 
 #[test]

@@ -91,6 +91,12 @@ impl Model {
             .any(|entity| entity.uid().type_name().basename() == "Action" && has_parents(&self.base, entity))
     }
 
+    /// True when what a caller is in follows from the claim `groups`.
+    pub(super) fn parents_are_groups(&self) -> bool {
+        let is_groups = |claim: &Option<String>| claim.as_deref() == Some("groups");
+        self.group_claim.is_none() || is_groups(&self.group_claim) || is_groups(&self.role_claim)
+    }
+
     pub(super) fn caller(&self, who: &Identity) -> Caller {
         let uid = EntityUid::from_type_name_and_id(self.types.client.clone(), EntityId::new(&who.subject));
         let claims = self.claims(&who.claims);

@@ -120,7 +120,7 @@ impl Policies {
         let actions = partition::ACTIONS
             .map(|name| (name, EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(name))))
             .into();
-        let partition = Partition::new(policies, model.actions_have_parents());
+        let partition = Partition::new(policies, model.actions_have_parents(), model.parents_are_groups());
         let remembered = general.then(Remembered::default);
         Ok(Self { authorizer: Authorizer::new(), partition, model, count, actions, remembered })
     }
@@ -151,6 +151,9 @@ impl Policies {
             && self.partition.asks_for_annotations(action.name(), &resource.uid())
         {
             return refused("the tool's annotations are not known here; list the tools first".to_owned());
+        }
+        if let Some(refusal) = self.unknown_groups(who, action, &resource.uid()) {
+            return refusal;
         }
         let context = self.model.context(&caller, Some(action));
         let entities = self.model.entities(&caller, std::slice::from_ref(&resource));
@@ -208,8 +211,9 @@ impl Policies {
                 .iter()
                 .zip(resources.iter().zip(first))
                 .map(|(action, (resource, first))| {
-                    let verdict =
-                        self.judge(&caller.uid, action.name(), &resource.uid(), &context, &entities);
+                    let verdict = self.unknown_groups(who, *action, &resource.uid()).unwrap_or_else(|| {
+                        self.judge(&caller.uid, action.name(), &resource.uid(), &context, &entities)
+                    });
                     // A second description was judged by the first one's words: that is no verdict on it.
                     if first {
                         learn(*action, &verdict);
@@ -219,6 +223,15 @@ impl Policies {
                 .collect(),
             _ => vec![false; actions.len()],
         }
+    }
+
+    /// A refusal where a policy looks at groups that are not known. `unless { principal in Group::"x" }`
+    /// must not take "too many to list" for "none".
+    fn unknown_groups(&self, who: &Identity, action: Action<'_>, resource: &EntityUid) -> Option<Verdict> {
+        let asked = who.groups_unknown && self.partition.asks_for_groups(action.name(), resource);
+        asked.then(|| {
+            refused("the caller's groups are not in the token, and a policy looks at them".to_owned())
+        })
     }
 
     /// Asks the policies that can matter for this action and resource. They come in up to two sets;

@@ -136,13 +136,7 @@ mod tests {
     use super::*;
 
     fn who(subject: &str) -> Arc<Identity> {
-        Arc::new(Identity {
-            issuer: String::new(),
-            subject: subject.to_owned(),
-            claims: serde_json::Map::new(),
-            scopes: Vec::new(),
-            expires_at: 0,
-        })
+        Arc::new(Identity::of("", subject))
     }
 
     fn call(name: &str) -> Action<'_> {

@@ -5,13 +5,7 @@ use super::*;
 fn who(subject: &str, claims: Value) -> Arc<Identity> {
     let Value::Object(mut claims) = claims else { panic!("claims are an object") };
     claims.insert("sub".to_owned(), json!(subject));
-    Arc::new(Identity {
-        issuer: "https://idp.example".to_owned(),
-        subject: subject.to_owned(),
-        claims,
-        scopes: Vec::new(),
-        expires_at: i64::MAX,
-    })
+    Arc::new(Identity { claims, ..Identity::of("https://idp.example", subject) })
 }
 
 fn load(policies: &[&str]) -> Policies {
@@ -294,4 +288,65 @@ fn a_list_that_is_asked_for_again_is_judged_the_same_and_each_description_by_its
     assert_eq!(policies.allowed(&alice, &[action("d", &reads), action("d", &writes)]), [true, true]);
     assert!(!policies.decide(&alice, action("d", &writes)).allowed);
     assert_eq!(policies.allowed(&alice, &[]), [false; 0]);
+}
+
+#[test]
+fn policies_that_look_at_groups_deny_when_the_groups_are_not_known() {
+    let known = who("alice", json!({"groups": ["a"], "roles": ["r"]}));
+    let unknown =
+        Arc::new(Identity { groups_unknown: true, ..(*who("alice", json!({"roles": ["r"]}))).clone() });
+    let all = "permit(principal, action, resource);";
+    for (policies, allowed) in [
+        (vec![all], true),
+        (vec![r#"permit(principal == Client::"alice", action, resource);"#], true),
+        (vec![r#"permit(principal, action, resource in MCP::"github");"#], true),
+        (vec![r#"permit(principal, action in [Action::"call_tool"], resource);"#], true),
+        (vec!["permit(principal, action, resource) when { context.claim_roles.contains(\"r\") };"], true),
+        (vec!["permit(principal, action, resource) when { resource in MCP::\"github\" };"], true),
+        (vec![all, r#"permit(principal in THVGroup::"x", action, resource);"#], false),
+        (vec![all, r#"permit(principal is Client in THVGroup::"x", action, resource);"#], false),
+        (vec![all, r#"forbid(principal, action, resource) when { principal in THVGroup::"x" };"#], false),
+        (
+            vec![all, r#"forbid(principal, action, resource) unless { !(principal in [THVGroup::"x"]) };"#],
+            false,
+        ),
+        (
+            vec![
+                all,
+                r#"forbid(principal, action, resource) when { principal is Client in THVGroup::"x" };"#,
+            ],
+            false,
+        ),
+        (vec![all, "forbid(principal, action, resource) when { context has claim_groups && false };"], false),
+        (
+            vec![
+                all,
+                "forbid(principal, action, resource) when { principal[\"claim_\\u{67}roups\"] == \"x\" };",
+            ],
+            false,
+        ),
+        (
+            vec![all, "forbid(principal, action, resource) when { principal has claimset_groups && false };"],
+            false,
+        ),
+        (vec![all, "forbid(principal, action, resource) when { context == {} };"], false),
+        // A policy on another tool or another action is no reason.
+        (vec![all, r#"forbid(principal in THVGroup::"x", action, resource == Tool::"other");"#], true),
+        (vec![all, r#"forbid(principal in THVGroup::"x", action == Action::"get_prompt", resource);"#], true),
+    ] {
+        let set = load(&policies);
+        let call = Action::CallTool { name: "add", arguments: &Value::Null, annotations: None };
+        assert_eq!(set.decide(&unknown, call).allowed, allowed, "{policies:?}");
+        assert_eq!(set.allowed(&unknown, &[call]), [allowed], "{policies:?}");
+        assert!(!set.decide(&known, call).errors.iter().any(|error| error.contains("groups are not")));
+    }
+    // Where groups are read from another claim, they are known.
+    let config = CedarConfig {
+        policies: vec![r#"permit(principal in THVGroup::"r", action, resource);"#.to_owned()],
+        group_claim_name: "roles".to_owned(),
+        ..CedarConfig::default()
+    };
+    let set = Policies::load(&config, "s", Numbers::Integers).unwrap();
+    let call = Action::CallTool { name: "add", arguments: &Value::Null, annotations: None };
+    assert!(set.decide(&unknown, call).allowed);
 }

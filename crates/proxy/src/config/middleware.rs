@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skep_api::runconfig::{
-    AuditConfig, AuthzConfig, CedarConfig, MiddlewareConfig, OidcConfig, RunConfig, TelemetryConfig,
-    ToolOverride,
+    AuditConfig, AuthzConfig, AwsStsConfig, CedarConfig, ClientToken, MiddlewareConfig, OidcConfig,
+    RunConfig, TelemetryConfig, TokenExchangeConfig, ToolOverride,
 };
 
 use super::{ConfigError, file};
@@ -22,6 +22,8 @@ pub(super) struct Stages {
     pub(super) audit: Option<AuditConfig>,
     pub(super) tools_filter: Vec<String>,
     pub(super) tools_override: BTreeMap<String, ToolOverride>,
+    pub(super) token_exchange: Option<TokenExchangeConfig>,
+    pub(super) aws_sts: Option<AwsStsConfig>,
     pub(super) plain_headers: BTreeMap<String, String>,
     pub(super) origins: Vec<String>,
     pub(super) body_bytes: Option<usize>,
@@ -31,17 +33,8 @@ pub(super) struct Stages {
 }
 
 /// Stages that belong to later versions; a config that needs one is refused by name.
-const NOT_YET: [&str; 9] = [
-    "upstreamswap",
-    "tokenexchange",
-    "ratelimit",
-    "mutating-webhook",
-    "validating-webhook",
-    "awssts",
-    "obo",
-    "usagemetrics",
-    "oauth-token-injection",
-];
+const NOT_YET: [&str; 6] =
+    ["upstreamswap", "ratelimit", "mutating-webhook", "validating-webhook", "obo", "oauth-token-injection"];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -80,6 +73,19 @@ struct Audit {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct TokenExchange {
+    token_exchange_config: Option<TokenExchangeConfig>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AwsSts {
+    aws_sts_config: Option<AwsStsConfig>,
+    target_url: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct HeaderForward {
     add_headers: Option<BTreeMap<String, String>>,
 }
@@ -91,9 +97,25 @@ struct Origin {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 struct Telemetry {
     config: Option<TelemetryConfig>,
+    #[serde(rename = "server_name")]
+    _server_name: String,
+    #[serde(rename = "transport")]
+    _transport: String,
+}
+
+impl Stages {
+    fn take_telemetry(&mut self, telemetry: &TelemetryConfig) -> Result<(), ConfigError> {
+        if !telemetry.endpoint.is_empty() {
+            return Err(ConfigError::Unsupported { key: "telemetry_config.endpoint".to_owned() });
+        }
+        self.metrics_port = telemetry.prometheus_port;
+        self.metrics_on_transport_port =
+            telemetry.enable_prometheus_metrics_path && telemetry.metrics_on_transport_port == Some(true);
+        Ok(())
+    }
 }
 
 /// Reads the list and the typed keys.
@@ -110,13 +132,30 @@ pub(super) fn stages(run: &RunConfig) -> Result<Stages, ConfigError> {
                 second: "another entry of the same type",
             });
         }
-        take(entry, &mut stages)?;
+        take(entry, run, &mut stages)?;
+    }
+    if seen.contains_key("strip-auth") && (stages.token_exchange.is_some() || stages.aws_sts.is_some()) {
+        return Err(ConfigError::Contradiction {
+            first: "the strip-auth middleware",
+            second: "an outgoing credential that is made from the caller's token",
+        });
+    }
+    if seen.contains_key("strip-auth") && run.skep.client_token == ClientToken::Forward {
+        return Err(ConfigError::Contradiction {
+            first: "the strip-auth middleware",
+            second: "skep.client_token: forward",
+        });
+    }
+    if let Some(audit) = &stages.audit {
+        known_events(audit)?;
     }
     // A list that leaves out what a typed key asks for would switch a protection off.
     for (key, typed, kind) in [
         ("oidc_config", run.oidc_config.is_some(), "auth"),
         ("authz_config", run.authz_config.is_some() || !run.authz_config_path.is_empty(), "authorization"),
         ("audit_config", run.audit_config.is_some(), "audit"),
+        ("token_exchange_config", run.token_exchange_config.is_some(), "tokenexchange"),
+        ("aws_sts_config", run.aws_sts_config.is_some(), "awssts"),
     ] {
         if listed && typed && !seen.contains_key(kind) {
             return Err(ConfigError::Contradiction {
@@ -142,13 +181,14 @@ fn typed(run: &RunConfig) -> Result<Stages, ConfigError> {
     if !run.audit_config_path.is_empty() {
         audit = Some(json_file("audit_config_path", &run.audit_config_path, &mut files)?);
     }
-    let telemetry = run.telemetry_config.clone().unwrap_or_default();
-    Ok(Stages {
+    let mut stages = Stages {
         oidc: run.oidc_config.clone(),
         authz: authz.map(cedar).transpose()?,
         audit: audit.filter(|audit| audit.enabled != Some(false)),
         tools_filter: run.tools_filter.clone(),
         tools_override: run.tools_override.clone(),
+        token_exchange: run.token_exchange_config.clone(),
+        aws_sts: run.aws_sts_config.clone(),
         plain_headers: run
             .header_forward
             .as_ref()
@@ -156,14 +196,17 @@ fn typed(run: &RunConfig) -> Result<Stages, ConfigError> {
             .unwrap_or_default(),
         origins: run.allowed_origins.clone(),
         body_bytes: None,
-        metrics_port: telemetry.prometheus_port,
-        metrics_on_transport_port: telemetry.enable_prometheus_metrics_path
-            && telemetry.metrics_on_transport_port == Some(true),
+        metrics_port: 0,
+        metrics_on_transport_port: false,
         files,
-    })
+    };
+    if let Some(telemetry) = &run.telemetry_config {
+        stages.take_telemetry(telemetry)?;
+    }
+    Ok(stages)
 }
 
-fn take(entry: &MiddlewareConfig, stages: &mut Stages) -> Result<(), ConfigError> {
+fn take(entry: &MiddlewareConfig, run: &RunConfig, stages: &mut Stages) -> Result<(), ConfigError> {
     match entry.kind.as_str() {
         "auth" => {
             let given: Auth = parameters(entry)?;
@@ -216,6 +259,23 @@ fn take(entry: &MiddlewareConfig, stages: &mut Stages) -> Result<(), ConfigError
             let given: BodyLimit = parameters(entry)?;
             stages.body_bytes = usize::try_from(given.max_bytes).ok().filter(|bytes| *bytes > 0);
         }
+        "tokenexchange" => {
+            let given: TokenExchange = parameters(entry)?;
+            let config = given.token_exchange_config.ok_or_else(|| missing("tokenexchange"))?;
+            let ours = &mut stages.token_exchange;
+            agree(ours, Some(config), "token_exchange_config", "the tokenexchange middleware")?;
+        }
+        "awssts" => {
+            let given: AwsSts = parameters(entry)?;
+            let config = given.aws_sts_config.ok_or_else(|| missing("awssts"))?;
+            agree(&mut stages.aws_sts, Some(config), "aws_sts_config", "the awssts middleware")?;
+            if !given.target_url.is_empty() && given.target_url != run.remote_url {
+                return Err(ConfigError::Contradiction {
+                    first: "remote_url",
+                    second: "target_url of the awssts middleware",
+                });
+            }
+        }
         "header-forward" => {
             let given: HeaderForward = parameters(entry)?;
             stages.plain_headers.extend(given.add_headers.unwrap_or_default());
@@ -226,22 +286,38 @@ fn take(entry: &MiddlewareConfig, stages: &mut Stages) -> Result<(), ConfigError
         }
         "telemetry" => {
             let given: Telemetry = parameters(entry)?;
-            let telemetry = given.config.unwrap_or_default();
-            if !telemetry.endpoint.is_empty() {
-                return Err(ConfigError::Unsupported { key: "telemetry with an OTLP endpoint".to_owned() });
-            }
-            if telemetry.prometheus_port != 0 {
-                stages.metrics_port = telemetry.prometheus_port;
-            }
+            let mut telemetry = run.telemetry_config.clone();
+            agree(&mut telemetry, given.config, "telemetry_config", "the telemetry middleware")?;
+            stages.take_telemetry(&telemetry.unwrap_or_default())?;
         }
-        // These have no parameters that matter: reading, recovering and stripping are always on.
-        "mcp-parser" | "recovery" | "strip-auth" => {}
+        // These have no parameters that matter: reading, recovering and stripping are always on, and
+        // nobody is told how the proxy is used.
+        "mcp-parser" | "recovery" | "strip-auth" | "usagemetrics" => {}
         kind if NOT_YET.contains(&kind) => {
             return Err(ConfigError::Unsupported { key: format!("middleware {kind}") });
         }
         kind => return Err(ConfigError::Middleware { kind: kind.to_owned() }),
     }
     Ok(())
+}
+
+/// A type that is spelled wrong would never be recorded.
+fn known_events(audit: &AuditConfig) -> Result<(), ConfigError> {
+    for (key, names) in [
+        ("audit_config.eventTypes", &audit.event_types),
+        ("audit_config.excludeEventTypes", &audit.exclude_event_types),
+    ] {
+        if let Some(name) = names.iter().find(|name| !crate::audit::TYPES.contains(&name.as_str())) {
+            let reason =
+                format!("{name:?} is not an event type; there are {}", crate::audit::TYPES.join(", "));
+            return Err(ConfigError::Invalid { key, reason });
+        }
+    }
+    Ok(())
+}
+
+fn missing(kind: &str) -> ConfigError {
+    ConfigError::Invalid { key: "middleware_configs", reason: format!("{kind} has no configuration") }
 }
 
 fn parameters<T: DeserializeOwned + Default>(entry: &MiddlewareConfig) -> Result<T, ConfigError> {
@@ -289,6 +365,9 @@ fn cedar(document: AuthzConfig) -> Result<CedarConfig, ConfigError> {
         return Err(invalid(format!("version {:?} is not supported; write \"1.0\"", document.version)));
     }
     match (document.kind.as_str(), document.cedar) {
+        ("cedarv1", Some(_)) if document.pdp.is_some() => {
+            Err(invalid("type cedarv1 has no use for the key pdp".to_owned()))
+        }
         ("cedarv1", Some(cedar)) => {
             if !cedar.primary_upstream_provider.is_empty() {
                 return Err(ConfigError::Unsupported {

@@ -5,27 +5,29 @@ mod incoming;
 mod limits;
 mod middleware;
 mod outgoing;
+mod remote_auth;
+mod secrets;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use jsonwebtoken::Algorithm;
 use skep_api::address::{Egress, Reach};
-use skep_api::headers::is_restricted;
 use skep_api::runconfig::{
-    AuditConfig, AuthMode, CedarConfig, ClientToken, OidcConfig, RunConfig, SCHEMA_VERSION, Transport,
+    AuditConfig, AuthMode, CedarConfig, ClientToken, RunConfig, SCHEMA_VERSION, Transport,
 };
 use skep_api::secret::Secret;
-use skep_auth::names::{Audience, Issuer, IssuerError};
+use skep_auth::aws::AwsConfigError;
+use skep_auth::names::IssuerError;
 use url::Url;
 
 use crate::cedar::{Numbers, PolicyError};
 use crate::tools::{ToolRules, ToolRulesError};
 
-pub use self::incoming::{AuthSettings, TokenSettings};
+pub use self::incoming::{AuthSettings, IssuerSettings, TokenSettings};
 pub use self::limits::Limits;
+pub use self::outgoing::OutgoingSettings;
+use self::secrets::Secrets;
 
 /// Why a RunConfig is refused.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,8 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
+    #[error("aws_sts_config")]
+    Aws(#[source] AwsConfigError),
     #[error("oidc_config.Issuer")]
     Issuer(#[source] IssuerError),
     #[error("{key}: the secret {name} is not set; it is read from the environment variable {variable}")]
@@ -105,6 +109,8 @@ pub struct ProxyConfig {
     pub policies: Option<(CedarConfig, Numbers)>,
     /// Audit, when it is on.
     pub audit: Option<AuditConfig>,
+    /// Where credentials for the MCP server come from.
+    pub outgoing: OutgoingSettings,
     /// Headers that every request to the MCP server gets; their values don't show in Debug.
     pub add_headers: Vec<(HeaderName, HeaderValue)>,
     /// Path prefix that clients see.
@@ -177,8 +183,12 @@ impl ProxyConfig {
         let remote = !run.remote_url.is_empty();
         let target = target(run)?;
         let mut files = Vec::new();
+        let mut secrets = Secrets { run, surroundings, files: &mut files };
+        if stages.oidc.is_none() {
+            incoming::refuse_unused(run)?;
+        }
         let auth = match &stages.oidc {
-            Some(oidc) => AuthSettings::Token(Box::new(incoming::token_settings(oidc, run, &mut files)?)),
+            Some(oidc) => AuthSettings::Token(Box::new(incoming::token_settings(oidc, &mut secrets)?)),
             None if run.skep.auth_mode == AuthMode::Anonymous => AuthSettings::Anonymous,
             // A local server without authentication runs, as it does elsewhere; a remote one, whose
             // credential this proxy holds, does not.
@@ -186,7 +196,14 @@ impl ProxyConfig {
             None => return Err(ConfigError::NoAuthentication),
         };
         let forward_token = run.skep.client_token == ClientToken::Forward;
-        let add_headers = outgoing::headers(run, &stages, surroundings)?;
+        let add_headers = outgoing::headers(run, &stages, &mut secrets)?;
+        let outgoing = outgoing::settings(run, &stages, &add_headers, &mut secrets)?;
+        if forward_token && !matches!(outgoing, OutgoingSettings::Fixed) {
+            return Err(ConfigError::Contradiction {
+                first: "skep.client_token: forward",
+                second: "a credential of the proxy's own",
+            });
+        }
         if forward_token && add_headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION) {
             return Err(ConfigError::Contradiction {
                 first: "skep.client_token: forward",
@@ -207,6 +224,7 @@ impl ProxyConfig {
             tools: ToolRules::new(&stages.tools_filter, &stages.tools_override)?,
             policies,
             audit: stages.audit,
+            outgoing,
             add_headers,
             endpoint_prefix: run.endpoint_prefix.trim_end_matches('/').to_owned(),
             trust_proxy_headers: run.trust_proxy_headers,
@@ -231,13 +249,18 @@ fn refuse_unsupported(run: &RunConfig) -> Result<(), ConfigError> {
         false => Ok(()),
     };
     set(run.transport != Transport::StreamableHttp, &format!("transport: {}", run.transport.as_str()))?;
-    set(run.token_exchange_config.is_some(), "token_exchange_config")?;
     set(run.upstream_swap_config.is_some(), "upstream_swap_config")?;
-    set(run.aws_sts_config.is_some(), "aws_sts_config")?;
     set(run.rate_limit_config.is_some(), "rate_limit_config")?;
     set(!run.validating_webhooks.is_empty(), "validating_webhooks")?;
     set(!run.mutating_webhooks.is_empty(), "mutating_webhooks")?;
     set(run.embedded_auth_server_config.is_some(), "embedded_auth_server_config")?;
+    // Both promise a protection that is not there yet.
+    set(!run.session_ttl.is_empty(), "session_ttl")?;
+    set(run.isolate_network, "isolate_network")?;
+    if !matches!(run.proxy_mode.as_str(), "" | "sse" | "streamable-http") {
+        let reason = format!("{:?} is unknown; write \"streamable-http\"", run.proxy_mode);
+        return Err(ConfigError::Invalid { key: "proxy_mode", reason });
+    }
     let redis = run.scaling_config.as_ref().is_some_and(|scaling| scaling.session_redis.is_some());
     set(redis, "scaling_config.session_redis")?;
     let telemetry = run.telemetry_config.as_ref();

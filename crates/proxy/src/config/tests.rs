@@ -1,4 +1,8 @@
+use std::time::Duration;
+
 use serde_json::{Value, json};
+
+use skep_auth::names::Audience;
 
 use super::*;
 
@@ -38,8 +42,8 @@ fn a_minimal_config_has_safe_defaults() {
     assert_eq!(config.limits.body_bytes, 8 << 20);
     assert!(!config.forward_token && !config.target_reach.private && config.audit.is_none());
     let AuthSettings::Token(token) = config.auth else { panic!() };
-    assert_eq!(token.leeway, Duration::from_secs(30));
-    assert!(!token.reach.http);
+    assert_eq!(token.issuers[0].rules.leeway, Duration::from_secs(30));
+    assert!(!token.issuers[0].reach.http);
 }
 
 #[test]
@@ -59,7 +63,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
             "TOOLHIVE_OIDC_CLIENT_SECRET",
         ),
         (
-            json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "IntrospectionURL": "https://i/x"}}),
+            json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "IntrospectionURL": "http://i/x"}}),
             "IntrospectionURL",
         ),
         (json!({"oidc_config": {"Issuer": "https://i", "Audience": "a", "CACertPath": "/none"}}), "/none"),
@@ -88,7 +92,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({"oidc_config": null, "middleware_configs": [{"type": "auth"}]}), "anonymous"),
         (
             json!({"middleware_configs": [{"type": "auth"}, {"type": "tokenexchange"}]}),
-            "middleware tokenexchange",
+            "tokenexchange has no configuration",
         ),
         (json!({"middleware_configs": [{"type": "recovery"}]}), "oidc_config and middleware_configs"),
         (
@@ -173,7 +177,7 @@ fn a_missing_audience_is_the_resource_url() {
     })))
     .unwrap();
     let AuthSettings::Token(token) = config.auth else { panic!() };
-    assert_eq!(token.audiences, [Audience::parse("https://mcp.example/x").unwrap()]);
+    assert_eq!(token.issuers[0].rules.audiences, [Audience::parse("https://mcp.example/x").unwrap()]);
 }
 
 #[test]

@@ -15,13 +15,7 @@ fn filter(policies: &[&str], rules: ToolRules, request: Option<(&str, Option<Lis
         policies: policies.iter().map(|text| (*text).to_owned()).collect(),
         ..CedarConfig::default()
     };
-    let who = Identity {
-        issuer: "i".to_owned(),
-        subject: "alice".to_owned(),
-        claims: serde_json::Map::new(),
-        scopes: Vec::new(),
-        expires_at: 0,
-    };
+    let who = Identity::of("i", "alice");
     ListFilter {
         policies: (!policies.is_empty())
             .then(|| (Arc::new(Policies::load(&config, "s", Numbers::Integers).unwrap()), Arc::new(who))),

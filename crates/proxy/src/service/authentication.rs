@@ -2,69 +2,111 @@
 
 use std::sync::Arc;
 
+use serde_json::{Value, json};
+use skep_auth::authenticator::{Authenticator, TrustedIssuer};
 use skep_auth::challenge::ProtectedResource;
 use skep_auth::client::{ClientConfig, GuardedClient};
+use skep_auth::introspection::{Introspector, MAX_ANSWER};
+use skep_auth::limiter::SourceLimiter;
 use skep_auth::provider::{KeyProvider, KeySource};
-use skep_auth::validator::{TokenRules, TokenValidator};
 
 use super::{BuildError, Current, Shared};
-use crate::config::{AuthSettings, ProxyConfig, TokenSettings};
+use crate::config::{AuthSettings, IssuerSettings, ProxyConfig, TokenSettings};
 use crate::stages::authenticate::Authentication;
 
-/// Keys and verified tokens survive a change that is not about them.
+/// Verified tokens survive a change that is not about them, keys one that is not about where they come
+/// from, and what strangers have used up any change.
 pub(super) fn authentication(
     config: &ProxyConfig,
     shared: &Shared,
     current: &Current,
-    first: bool,
-) -> Result<(Authentication, Option<Arc<TokenValidator>>), BuildError> {
+) -> Result<(Authentication, Option<Arc<Authenticator>>), BuildError> {
     let AuthSettings::Token(token) = &config.auth else { return Ok((Authentication::Anonymous, None)) };
-    let same = match &current.config.auth {
-        AuthSettings::Token(known) => !first && same_judgement(known, token),
-        AuthSettings::Anonymous => false,
+    let known = match (&current.config.auth, &current.authenticator) {
+        (AuthSettings::Token(known), Some(authenticator)) => Some((known, authenticator)),
+        _ => None,
     };
-    let validator = match &current.validator {
-        Some(validator) if same => Arc::clone(validator),
-        _ => validator(token, config, shared)?,
+    let authenticator = match known {
+        Some((known, authenticator)) if known.issuers == token.issuers => Arc::clone(authenticator),
+        _ => {
+            let known = known.map(|(known, authenticator)| (&**known, &**authenticator));
+            Arc::new(authenticator(token, config, shared, known)?)
+        }
     };
     let resource = ProtectedResource {
-        issuer: token.issuer.clone(),
+        issuers: token.issuers.iter().flat_map(IssuerSettings::names).collect(),
         resource: token.resource_url.clone(),
         scopes: token.scopes.clone(),
     };
-    Ok((Authentication::Token { validator: Arc::clone(&validator), resource }, Some(validator)))
+    Ok((Authentication::Token { authenticator: Arc::clone(&authenticator), resource }, Some(authenticator)))
 }
 
-fn same_judgement(a: &TokenSettings, b: &TokenSettings) -> bool {
-    a.issuer == b.issuer
-        && a.jwks_url == b.jwks_url
-        && a.audiences == b.audiences
-        && a.algorithms == b.algorithms
-        && a.leeway == b.leeway
-        && a.ca_pem == b.ca_pem
-        && a.token_file == b.token_file
-        && a.reach == b.reach
+/// What `/status` says of the issuers: whether the tokens of each, and of all, can be judged now.
+pub(super) fn status(authenticator: &Authenticator) -> Value {
+    let issuers: Vec<Value> = authenticator
+        .issuers()
+        .map(|issuer| json!({"issuer": issuer.issuer.as_str(), "available": issuer.is_available()}))
+        .collect();
+    json!({
+        "issuer": authenticator.issuers().next().map(|issuer| issuer.issuer.as_str()),
+        "available": authenticator.issuers().all(TrustedIssuer::is_available),
+        "issuers": issuers,
+    })
 }
 
-fn validator(
+fn authenticator(
     token: &TokenSettings,
     config: &ProxyConfig,
     shared: &Shared,
-) -> Result<Arc<TokenValidator>, BuildError> {
+    known: Option<(&TokenSettings, &Authenticator)>,
+) -> Result<Authenticator, BuildError> {
+    let clock = || Arc::clone(&shared.clock);
+    let keys_at_hand = |settings: &IssuerSettings| {
+        let (known, authenticator) = known?;
+        let mut both = known.issuers.iter().zip(authenticator.issuers());
+        both.find(|(known, _)| known.same_keys(settings)).and_then(|(_, issuer)| issuer.keys.clone())
+    };
+    let mut issuers = Vec::with_capacity(token.issuers.len());
+    for settings in &token.issuers {
+        let keys = match keys_at_hand(settings) {
+            Some(keys) => Some(keys),
+            None if settings.has_keys() => {
+                let source = KeySource {
+                    issuer: settings.issuer.clone(),
+                    jwks_url: settings.jwks_url.clone(),
+                    discovery_url: settings.discovery_url.clone(),
+                    token_file: settings.token_file.clone(),
+                };
+                Some(KeyProvider::new(source, client(settings, config, None)?, clock()))
+            }
+            None => None,
+        };
+        let introspector = match &settings.introspection {
+            Some(how) => {
+                let client = client(settings, config, Some(MAX_ANSWER))?;
+                Some(Introspector::new(how.clone(), client, clock()))
+            }
+            None => None,
+        };
+        let (issuer, rules) = (settings.issuer.clone(), settings.rules.clone());
+        issuers.push(TrustedIssuer { issuer, keys, rules, introspector });
+    }
+    let limiter = match known {
+        Some((_, authenticator)) => Arc::clone(authenticator.limiter()),
+        None => SourceLimiter::new(clock()),
+    };
+    Ok(Authenticator::new(issuers, limiter, clock()))
+}
+
+fn client(
+    settings: &IssuerSettings,
+    config: &ProxyConfig,
+    max_bytes: Option<usize>,
+) -> Result<GuardedClient, BuildError> {
     let mut client = ClientConfig::new(config.egress.clone());
-    client.reach = token.reach;
-    client.ca_pem.clone_from(&token.ca_pem);
-    let client = GuardedClient::new(client).map_err(BuildError::Client)?;
-    let source = KeySource {
-        issuer: token.issuer.clone(),
-        jwks_url: token.jwks_url.clone(),
-        token_file: token.token_file.clone(),
-    };
-    let keys = KeyProvider::new(source, client, Arc::clone(&shared.clock));
-    let rules = TokenRules {
-        audiences: token.audiences.clone(),
-        algorithms: token.algorithms.clone(),
-        leeway: token.leeway,
-    };
-    Ok(Arc::new(TokenValidator::new(keys, rules, Arc::clone(&shared.clock))))
+    client.reach = settings.reach;
+    client.ca_pem.clone_from(&settings.ca_pem);
+    client.pins = settings.pins.clone();
+    client.max_bytes = max_bytes.unwrap_or(client.max_bytes);
+    GuardedClient::new(client).map_err(BuildError::Client)
 }

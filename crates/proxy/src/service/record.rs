@@ -1,5 +1,6 @@
 //! One exchange from its first byte to its last, and what is written down of it.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use crate::error::{Rejection, RejectionKind};
 use crate::message::{Call, Message};
 use crate::metrics::{Answered, ProxyMetricsHandle};
 use crate::pipeline::{Started, StreamGuard, unseen};
+use crate::stages::outgoing::Credential;
 use crate::transport::answer::SharedSeen;
 
 /// Status in the record of a caller who hung up before there was an answer.
@@ -29,7 +31,7 @@ const CLIENT_GONE: u16 = 499;
 pub struct Exchange {
     pub(crate) started: Started,
     pub(crate) request_id: String,
-    pub(crate) source: String,
+    pub(crate) source: IpAddr,
     pub(crate) user_agent: Option<String>,
     pub(crate) http_method: &'static str,
     pub(crate) path: String,
@@ -45,6 +47,7 @@ pub struct Recorded {
     client: Option<(String, Option<String>)>,
     body: Bytes,
     policies: Vec<String>,
+    credential: Option<Credential>,
     denied: bool,
     streamed: bool,
     backend: bool,
@@ -61,6 +64,7 @@ impl Default for Recorded {
             client: None,
             body: Bytes::new(),
             policies: Vec::new(),
+            credential: None,
             denied: false,
             streamed: false,
             backend: false,
@@ -82,6 +86,10 @@ impl Recorded {
 
     pub(crate) fn verdict(&mut self, verdict: Option<Verdict>) {
         self.policies = verdict.map(|verdict| verdict.policies).unwrap_or_default();
+    }
+
+    pub(crate) fn credential(&mut self, credential: &Credential) {
+        self.credential = Some(credential.clone());
     }
 
     pub(crate) fn rejected(&mut self, rejection: &Rejection) {
@@ -160,7 +168,7 @@ impl Recorder {
             audit_id: self.rng.uuid().to_string(),
             now: self.clock.now(),
             component,
-            source_address: &exchange.source,
+            source_address: &exchange.source.to_string(),
             user_agent: exchange.user_agent.as_deref(),
             request_id: &exchange.request_id,
             identity: recorded.identity.as_deref(),
@@ -177,6 +185,7 @@ impl Recorder {
             backend: &self.server,
             rpc_error: seen.rpc_error.as_ref().map(|(code, message)| (*code, message.as_str())),
             policies: &recorded.policies,
+            credential: recorded.credential.as_ref().and_then(Credential::audited),
             request_data: request_data.as_deref(),
             response_data: config.include_response_data.then_some(seen.head.as_slice()),
         });

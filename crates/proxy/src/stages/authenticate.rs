@@ -1,12 +1,13 @@
 //! Who is calling.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
+use skep_auth::authenticator::Authenticator;
 use skep_auth::bearer;
 use skep_auth::challenge::ProtectedResource;
 use skep_auth::error::AuthError;
-use skep_auth::validator::TokenValidator;
 
 use crate::error::Rejection;
 use crate::metrics::ProxyMetricsHandle;
@@ -20,26 +21,29 @@ pub enum Authentication {
     /// By a bearer token.
     Token {
         /// Judges tokens.
-        validator: Arc<TokenValidator>,
+        authenticator: Arc<Authenticator>,
         /// Says where to get one.
         resource: ProtectedResource,
     },
 }
 
-/// Settles who calls. The token is judged before a byte of the body is read.
+/// Settles who calls. The token is judged before a byte of the body is read; `source` answers for what it
+/// makes us ask of issuers.
 ///
 /// # Errors
-/// 401 with a challenge, or 503 when the issuer's keys can't be had.
+/// 401 or 403 with a challenge, 429 when `source` has brought too many tokens that came to nothing, or 503
+/// when the issuer can't be asked.
 pub async fn authenticate(
     how: &Authentication,
     head: Parts,
+    source: IpAddr,
     metrics: &ProxyMetricsHandle,
 ) -> Result<Authenticated, Rejection> {
     let caller = match how {
         Authentication::Anonymous => Caller::Anonymous,
-        Authentication::Token { validator, resource } => {
+        Authentication::Token { authenticator, resource } => {
             let judged = match bearer::token(&head.headers) {
-                Ok(token) => validator.validate(token).await,
+                Ok(token) => authenticator.authenticate(token, source).await,
                 Err(error) => Err(error),
             };
             match judged {
@@ -59,6 +63,7 @@ pub async fn authenticate(
 }
 
 fn refuse(error: AuthError, resource: &ProtectedResource) -> Rejection {
-    let challenge = (error.status() == http::StatusCode::UNAUTHORIZED).then(|| resource.challenge(&error));
+    let challenged = [http::StatusCode::UNAUTHORIZED, http::StatusCode::FORBIDDEN].contains(&error.status());
+    let challenge = challenged.then(|| resource.challenge(&error));
     Rejection::Auth { source: error, challenge }
 }

@@ -89,13 +89,7 @@ pub(crate) fn principal(caller: &Caller) -> Arc<Identity> {
 static NOBODY: LazyLock<Arc<Identity>> = LazyLock::new(|| {
     let mut claims = serde_json::Map::new();
     claims.insert("sub".to_owned(), Value::String("anonymous".to_owned()));
-    Arc::new(Identity {
-        issuer: String::new(),
-        subject: "anonymous".to_owned(),
-        claims,
-        scopes: Vec::new(),
-        expires_at: i64::MAX,
-    })
+    Arc::new(Identity { claims, ..Identity::of("", "anonymous") })
 });
 
 fn open() -> Verdict {

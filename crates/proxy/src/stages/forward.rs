@@ -11,6 +11,7 @@ use skep_runtime::drain::DrainWatch;
 use skep_runtime::http::{ResponseBody, boxed, full};
 
 use super::authorize::principal;
+use super::outgoing::{Credential, Outgoing};
 use crate::annotations::AnnotationCache;
 use crate::cedar::Policies;
 use crate::error::{BackendFault, Rejection};
@@ -25,6 +26,7 @@ use crate::upstream::{Upstream, headers};
 #[derive(Debug, Clone)]
 pub struct Forward {
     pub upstream: Upstream,
+    pub outgoing: Outgoing,
     pub policies: Option<Arc<Policies>>,
     pub tools: Arc<ToolRules>,
     pub annotations: Arc<AnnotationCache>,
@@ -34,6 +36,15 @@ pub struct Forward {
     pub drain: DrainWatch,
 }
 
+/// Where a request comes from, as far as forwarding wants to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// Address of the client.
+    pub source: &'a str,
+    /// Our id of the request.
+    pub request_id: &'a str,
+}
+
 /// An answer whose head is there, and whether it is a stream of events.
 pub struct Answer {
     pub response: Response<ResponseBody>,
@@ -41,15 +52,17 @@ pub struct Answer {
 }
 
 impl Forward {
-    /// Forwards a request that may be forwarded, and makes the answer fit for its caller.
+    /// Forwards a request that may be forwarded, and makes the answer fit for its caller. When the server
+    /// refuses `credential`, `remint` is asked for another, once.
     ///
     /// # Errors
     /// When the backend doesn't answer, or in a way that can't be passed on.
     pub async fn forward(
         &self,
         request: Authorized,
-        source: &str,
-        request_id: &str,
+        credential: Credential,
+        remint: impl AsyncFnOnce() -> Result<Credential, Rejection>,
+        from: Sender<'_>,
         seen: &SharedSeen,
     ) -> Result<Answer, Rejection> {
         let id = request.id();
@@ -62,8 +75,15 @@ impl Forward {
         let direct = self.upstream.forwards_token();
         let (method, headers, query, body) = request.into_parts();
         let standing = method == Method::GET;
-        let sent = headers::to_backend(headers, direct, source, request_id);
-        let response = self.upstream.send(method, query.as_deref(), sent, body).await.map_err(fail)?;
+        let sent = headers::to_backend(headers, direct, from.source, from.request_id);
+        let send = async |credential: &Credential| {
+            self.upstream.send(&method, query.as_deref(), &sent, &body, credential).await
+        };
+        let mut response = send(&credential).await.map_err(fail)?;
+        // The server did nothing for a credential that it refused: the call may be sent again with another.
+        if response.status() == StatusCode::UNAUTHORIZED && !direct && credential.forget() {
+            response = send(&remint().await?).await.map_err(fail)?;
+        }
         let (mut head, body) = response.into_parts();
         check_status(head.status, direct).map_err(fail)?;
         headers::to_client(&mut head.headers, direct);

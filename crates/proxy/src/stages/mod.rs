@@ -4,5 +4,6 @@ pub mod authenticate;
 pub mod authorize;
 pub mod entrance;
 pub mod forward;
+pub mod outgoing;
 pub mod parse;
 pub mod tool_calls;

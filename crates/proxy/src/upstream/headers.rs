@@ -71,7 +71,8 @@ pub fn to_client(headers: &mut HeaderMap, direct: bool) {
     remove_by_prefix(headers, "access-control-");
 }
 
-fn remove_by_prefix(headers: &mut HeaderMap, prefix: &str) {
+/// Removes every header whose name begins like this.
+pub fn remove_by_prefix(headers: &mut HeaderMap, prefix: &str) {
     let named: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with(prefix)).cloned().collect();
     for name in named {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skep_api::address::Egress;
+use skep_api::secret::Secret;
 use skep_proxy::audit::AuditSink;
 use skep_proxy::config::{self, ConfigError, ProxyConfig, Surroundings};
 use skep_proxy::metrics::ProxyMetrics;
@@ -24,6 +25,9 @@ use tokio::task::JoinHandle;
 
 /// Whom tokens must be meant for.
 pub(crate) const AUDIENCE: &str = "mcp-demo";
+
+/// Secret of the proxy at its token endpoint.
+pub(crate) const CLIENT_SECRET: &str = "s3cret-of-the-proxy";
 
 /// Everybody may do everything.
 pub(crate) const PERMIT_ALL: &str = "permit(principal, action, resource);";
@@ -193,8 +197,10 @@ impl Harness {
 
 fn load(config: &Value) -> Result<ProxyConfig, ConfigError> {
     let run = config::parse(config.to_string().as_bytes(), "test")?;
-    let variable = |name: &str| {
-        (name == "TOOLHIVE_SECRET_KEY1").then(|| skep_api::secret::Secret::new("s3cret-of-the-backend"))
+    let variable = |name: &str| match name {
+        "TOOLHIVE_SECRET_KEY1" => Some(Secret::new("s3cret-of-the-backend")),
+        "TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET" => Some(Secret::new(CLIENT_SECRET)),
+        _ => None,
     };
     let egress = Egress { loopback: true, deny: Vec::new() };
     ProxyConfig::new(&run, &Surroundings { variable: &variable, egress })

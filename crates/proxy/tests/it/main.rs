@@ -28,6 +28,10 @@ mod lists;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod outgoing;
+#[cfg(test)]
+mod outgoing_aws;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod smuggling;

@@ -179,7 +179,7 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
         drain.watch(),
         Load::default(),
     ));
-    if let Some(keys) = proxy.keys() {
+    for keys in proxy.keys() {
         tokio::spawn(async move {
             let _ = keys.keys().await;
         });

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     /// A user of the demo (examples/quickstart/users.yaml: alice may everything, bob less).
     #[arg(long, value_name = "NAME")]
     pub(crate) user: String,
-    /// Who the token is for. Default: the audience of the demo's proxy.
+    /// Who the token is for. Default: the demo's proxy, which exchanges it for one that the server takes.
     #[arg(long, value_name = "AUDIENCE")]
     pub(crate) audience: Option<String>,
     /// The socket of the running `skep up`, where it was started with --socket.

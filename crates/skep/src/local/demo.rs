@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use skep_auth::names::Audience;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use skep_api::secret::Secret;
+use skep_authserver::clients::{Client, GrantType};
 use skep_authserver::{AuthServer, Config, Issuer};
 use skep_runtime::clock::SystemClock;
-use skep_runtime::rng::SystemRng;
+use skep_runtime::rng::{Rng as _, SystemRng};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,12 +28,18 @@ const PROXY_PORT: u16 = 7502;
 /// Name of the proxy in the manifest.
 const PROXY: &str = "demo";
 
+/// The proxy as a client of the identity provider, and the Secret of the manifest that proves it.
+const PROXY_CLIENT: &str = "skep-proxy";
+const PROXY_SECRET: (&str, &str) = ("skep-proxy", "client-secret");
+
 /// What runs beside the proxy.
 pub(crate) struct Demo {
     issuer: String,
     /// Usual port and the one that was had: issuer, server, proxy.
     ports: [(u16, u16); 3],
     proxy_listener: Mutex<Option<Bound>>,
+    /// Known to this process alone, and gone with it.
+    client_secret: Secret,
     stop: CancellationToken,
     tasks: TaskTracker,
     /// What to add to `skep token` when the socket is not at its default place.
@@ -74,7 +83,9 @@ impl Demo {
         // Only ever on loopback: these listeners are bound to 127.0.0.1, and the provider checks it again.
         skep_authserver::listen::require_loopback(issuer.listener.local_addr()?)?;
         let issuer_url = format!("http://127.0.0.1:{}", issuer.port);
-        let config = Config::new(Issuer::parse(&issuer_url)?);
+        let mut config = Config::new(Issuer::parse(&issuer_url)?);
+        let client_secret = random_secret();
+        config.clients.insert(proxy_client(&client_secret, server.port));
         let provider = AuthServer::new(config, SystemClock::shared(), SystemRng::shared())?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -86,8 +97,9 @@ impl Demo {
                 tracing::error!(error = %error, "the identity provider ended");
             }
         });
-        let audience = format!("http://127.0.0.1:{}", server.port);
-        let audience = Audience::parse(&audience).context("the demo has no audience")?;
+        // People's tokens are for the proxy, which exchanges them for tokens that the server wants.
+        let [_, _, (_, proxy_port)] = ports;
+        let audience = format!("http://127.0.0.1:{proxy_port}/mcp");
         let shutdown = stop.clone();
         tasks.spawn(async move {
             if let Err(error) = crate::demo::server::serve(server.listener, shutdown).await {
@@ -97,7 +109,7 @@ impl Demo {
         let users = DemoUsers::of_quickstart()?;
         let shutdown = stop.clone();
         tasks.spawn(async move {
-            token_socket.serve(provider, users, audience.as_str().to_owned(), shutdown).await;
+            token_socket.serve(provider, users, audience, shutdown).await;
         });
         tasks.close();
         let socket_argument = socket.map(|path| format!(" --socket {}", path.display())).unwrap_or_default();
@@ -105,6 +117,7 @@ impl Demo {
             issuer: issuer_url,
             ports,
             proxy_listener: Mutex::new(proxy),
+            client_secret,
             stop,
             tasks,
             socket_argument,
@@ -118,6 +131,12 @@ impl Demo {
                 .replace(&format!("proxyPort: {usual}"), &format!("proxyPort: {had}"))
         });
         read_text(Path::new("examples/quickstart/demo.yaml"), &text)
+    }
+
+    /// Puts this run's secret into the Secret that the demo's manifest, or a copy of it, has for the proxy.
+    pub(crate) fn complete(&self, manifests: &mut Manifests) {
+        let (name, key) = PROXY_SECRET;
+        manifests.replace_secret(name, key, &self.client_secret);
     }
 
     /// The identity provider's issuer.
@@ -138,4 +157,18 @@ impl Demo {
         self.stop.cancel();
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), self.tasks.wait()).await;
     }
+}
+
+/// The proxy may exchange its callers' tokens for ones that the demo server wants, and nothing else.
+fn proxy_client(secret: &Secret, server_port: u16) -> Client {
+    let mut client =
+        Client::new(PROXY_CLIENT, secret).with_audience(format!("http://127.0.0.1:{server_port}"));
+    client.grants = GrantType::ALL.to_vec();
+    client
+}
+
+fn random_secret() -> Secret {
+    let mut bytes = [0_u8; 32];
+    SystemRng.fill(&mut bytes);
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }

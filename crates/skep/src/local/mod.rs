@@ -94,10 +94,13 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     };
     // The files are watched before they are read: a change in between would be lost.
     let watching = watch(&options.paths);
-    let manifests = match &demo {
+    let mut manifests = match &demo {
         Some(demo) if !own => demo.manifests(),
         _ => load(&options.paths)?,
     };
+    if let Some(demo) = &demo {
+        demo.complete(&mut manifests);
+    }
     let stdin = manifests.stdin().map(str::to_owned);
     let mut watch = watching?;
 
@@ -122,7 +125,7 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
                     watch = None;
                     continue;
                 }
-                reload(&house, stdin.as_deref(), &mut instances).await;
+                reload(&house, demo.as_ref(), stdin.as_deref(), &mut instances).await;
             }
         }
     }
@@ -209,14 +212,22 @@ async fn start_all(
 }
 
 /// Takes what changed. An object that can't be used keeps its last good version.
-async fn reload(house: &House, stdin: Option<&str>, instances: &mut BTreeMap<Key, Instance>) {
-    let manifests = match load_again(&house.options.paths, stdin) {
+async fn reload(
+    house: &House,
+    demo: Option<&Demo>,
+    stdin: Option<&str>,
+    instances: &mut BTreeMap<Key, Instance>,
+) {
+    let mut manifests = match load_again(&house.options.paths, stdin) {
         Ok(manifests) => manifests,
         Err(error) => {
             say(&format!("error: {:#}; everything goes on as before", anyhow::Error::from(error)));
             return;
         }
     };
+    if let Some(demo) = demo {
+        demo.complete(&mut manifests);
+    }
     let planned = manifests.plan_all(&PlanOptions::local(house.options.require_auth));
     let report = Report::new(&manifests, &planned);
     if report.has_errors() {
@@ -317,7 +328,7 @@ async fn finish(
 async fn warm(instances: &BTreeMap<Key, Instance>) {
     let mut tasks = tokio::task::JoinSet::new();
     for instance in instances.values() {
-        if let Some(keys) = instance.proxy().keys() {
+        for keys in instance.proxy().keys() {
             tasks.spawn(async move {
                 let _ = keys.keys().await;
             });

@@ -20,8 +20,10 @@ pub(crate) struct Mounts {
     pub(crate) run_config: RunConfig,
     /// Secret values by the name of their variable.
     pub(crate) variables: BTreeMap<String, Secret>,
+    /// The config as it was planned, and the files' content, to see what has changed.
+    planned: (RunConfig, BTreeMap<String, Secret>),
     /// Holds the files; they go with it.
-    folder: Option<TempDir>,
+    _folder: Option<TempDir>,
 }
 
 impl Mounts {
@@ -38,7 +40,9 @@ impl Mounts {
             variables.insert(source.name.clone(), value);
         }
         if workload.files.is_empty() {
-            return Ok(Self { run_config: workload.run_config.clone(), variables, folder: None });
+            let run_config = workload.run_config.clone();
+            let planned = (run_config.clone(), BTreeMap::new());
+            return Ok(Self { run_config, variables, planned, _folder: None });
         }
         // Only this user can enter it (mkdtemp makes it 0700).
         let folder = tempfile::Builder::new()
@@ -46,6 +50,7 @@ impl Mounts {
             .tempdir()
             .context("cannot make a folder for mounts")?;
         let mut places = BTreeMap::new();
+        let mut contents = BTreeMap::new();
         for (index, file) in workload.files.iter().enumerate() {
             let place = folder.path().join(index.to_string());
             let content = content(&file.source, manifests, namespace)?;
@@ -57,22 +62,27 @@ impl Mounts {
                 .with_context(|| format!("cannot write the content of {}", file.path))?;
             target.write_all(content.expose().as_bytes())?;
             places.insert(file.path.clone(), place.display().to_string());
+            contents.insert(file.path.clone(), content);
         }
         let mut config = serde_json::to_value(&workload.run_config)?;
         relocate(&mut config, &places);
-        Ok(Self { run_config: serde_json::from_value(config)?, variables, folder: Some(folder) })
+        let run_config = serde_json::from_value(config)?;
+        let planned = (workload.run_config.clone(), contents);
+        Ok(Self { run_config, variables, planned, _folder: Some(folder) })
     }
 
     /// True when both would give a proxy the same.
     pub(crate) fn same(&self, other: &Self) -> bool {
-        let plain = |mounts: &Self| -> BTreeMap<String, String> {
-            mounts.variables.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+        let equal = |ours: &BTreeMap<String, Secret>, theirs: &BTreeMap<String, Secret>| {
+            ours.len() == theirs.len()
+                && ours.iter().all(|(name, value)| {
+                    theirs.get(name).is_some_and(|other| other.expose() == value.expose())
+                })
         };
-        // Files lie in a new folder each time, so a workload with files counts as changed.
-        self.folder.is_none()
-            && other.folder.is_none()
-            && self.run_config == other.run_config
-            && plain(self) == plain(other)
+        // Files lie in a new folder each time, so it is their content that counts.
+        self.planned.0 == other.planned.0
+            && equal(&self.planned.1, &other.planned.1)
+            && equal(&self.variables, &other.variables)
     }
 }
 
@@ -85,6 +95,10 @@ fn content(source: &KeySource, manifests: &Manifests, namespace: &str) -> anyhow
         KeySource::Secret { name, key } => manifests
             .secret_value(namespace, name, key)
             .with_context(|| format!("the Secret {name} has no key {key}")),
+        // The planner refuses it on this machine.
+        KeySource::ServiceAccountToken { .. } => {
+            anyhow::bail!("there are tokens of ServiceAccounts only inside a cluster")
+        }
     }
 }
 

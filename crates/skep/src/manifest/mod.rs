@@ -95,6 +95,15 @@ impl Manifests {
         self.config_maps.get(&(namespace.to_owned(), name.to_owned()))?.get(key).map(String::as_str)
     }
 
+    /// Puts another value in the place of the one that Secrets of this name have under this key.
+    pub(crate) fn replace_secret(&mut self, name: &str, key: &str, value: &Secret) {
+        for ((_, found), data) in &mut self.secrets {
+            if let Some(old) = data.get_mut(key).filter(|_| found == name) {
+                *old = value.clone();
+            }
+        }
+    }
+
     /// What came over standard input, if anything did.
     pub(crate) fn stdin(&self) -> Option<&str> {
         self.stdin.as_deref()

@@ -60,9 +60,13 @@ fn bad_manifests_are_refused_with_these_findings() {
 
 #[test]
 fn missing_references_are_errors_when_references_are_strict() {
-    let output = skep(&["check", "--strict-references", "-f", "bad/remote-references-missing.yaml"]);
-    assert_eq!(output.status.code(), Some(3));
-    insta::assert_snapshot!("strict", text(&output.stdout));
+    let mut all = String::new();
+    for file in ["bad/external-auth-references-missing.yaml", "bad/remote-references-missing.yaml"] {
+        let output = skep(&["check", "--strict-references", "-f", file]);
+        assert_eq!(output.status.code(), Some(3), "{file}");
+        all.push_str(&text(&output.stdout));
+    }
+    insta::assert_snapshot!("strict", all);
 }
 
 #[test]

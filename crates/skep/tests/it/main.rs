@@ -4,3 +4,5 @@
 mod check;
 #[cfg(test)]
 mod render;
+#[cfg(test)]
+mod taken;

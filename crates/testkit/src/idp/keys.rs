@@ -10,7 +10,7 @@ use aws_lc_rs::signature::{
     RSA_PSS_SHA256,
 };
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 /// A signature algorithm of JWS (RFC 7518 §3.1, RFC 8037 §3.1).
@@ -123,10 +123,7 @@ impl TestKey {
     pub fn public_pem(&self) -> String {
         let Pair::Rsa(pair) = &self.pair else { panic!("only the RSA key is published as PEM") };
         let der = pair.public_key().as_der().expect("an encodable key");
-        let text = STANDARD.encode(der.as_ref());
-        let lines: Vec<&str> =
-            text.as_bytes().chunks(64).map(|l| std::str::from_utf8(l).unwrap_or("")).collect();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+        crate::tls::pem("PUBLIC KEY", der.as_ref())
     }
 
     /// Signs a message; the algorithm must fit the key.

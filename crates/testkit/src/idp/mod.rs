@@ -13,6 +13,7 @@ pub use keys::{Alg, TestKey};
 pub use tokens::TokenSpec;
 
 use crate::server::{Recorded, Reply, ScriptedServer};
+use crate::tls::Tls;
 
 /// How the identity provider fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +67,16 @@ impl FakeIdp {
 
     /// Starts one whose tokens follow this clock.
     pub async fn with_clock(clock: SharedClock) -> Self {
-        // The issuer holds the port, so the script is set once the port is known.
-        let server = ScriptedServer::start(|_| Reply::status(404)).await;
+        Self::on(ScriptedServer::start(|_| Reply::status(404)).await, clock)
+    }
+
+    /// Starts one that speaks TLS: its issuer is an https URL.
+    pub async fn over_tls(clock: SharedClock, tls: &Tls) -> Self {
+        Self::on(ScriptedServer::start_tls(tls, |_| Reply::status(404)).await, clock)
+    }
+
+    /// The issuer holds the port, so the script is set once the port is known.
+    fn on(server: ScriptedServer, clock: SharedClock) -> Self {
         let state = Arc::new(State {
             issuer: server.url(""),
             settings: Mutex::new(Settings {

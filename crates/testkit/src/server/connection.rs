@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::reply::{Framing, Head, Reply, Step};
+use super::stream::Stream;
 use super::{Recorded, Shared};
 use crate::raw::find;
 
@@ -21,8 +19,7 @@ enum End {
     Aborted,
 }
 
-pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>, number: u64) {
-    let _ = stream.set_nodelay(true);
+pub(super) async fn serve(stream: Stream, shared: Arc<Shared>, number: u64) {
     let mut connection = Connection { stream, unread: Vec::new(), number };
     while let Some(request) = connection.read_request().await {
         let head_request = request.method == "HEAD";
@@ -39,7 +36,7 @@ pub(crate) async fn serve(stream: TcpStream, shared: Arc<Shared>, number: u64) {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     unread: Vec<u8>,
     number: u64,
 }
@@ -62,7 +59,14 @@ impl Connection {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        let mut request = Recorded { method, target, headers, body: Vec::new(), connection: self.number };
+        let mut request = Recorded {
+            method,
+            target,
+            headers,
+            body: Vec::new(),
+            connection: self.number,
+            client_certificate: self.stream.client_certificate(),
+        };
         if request.header("expect").is_some() {
             self.stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
         }
@@ -153,8 +157,7 @@ impl Connection {
                     return End::Aborted;
                 }
                 Step::Reset => {
-                    // Closing with a zero linger time makes the kernel send RST.
-                    let _ = SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+                    self.stream.reset_at_close();
                     return End::Close;
                 }
                 Step::Close => return End::Close,

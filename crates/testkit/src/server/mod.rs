@@ -5,6 +5,7 @@
 
 mod connection;
 mod reply;
+mod stream;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use reply::{Framing, Gate, Reply, Step};
+
+use crate::tls::Tls;
+use stream::Stream;
 
 /// What decides the answer to a request.
 pub type Handler = Arc<dyn Fn(&Recorded) -> Reply + Send + Sync>;
@@ -34,6 +38,8 @@ pub struct Recorded {
     pub body: Vec<u8>,
     /// Which connection it came on, counted from 1.
     pub connection: u64,
+    /// The certificate that the client showed in the TLS handshake, DER.
+    pub client_certificate: Option<Vec<u8>>,
 }
 
 impl Recorded {
@@ -55,6 +61,16 @@ impl Recorded {
     /// The body as JSON; null when it is none.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The fields of a body of the type application/x-www-form-urlencoded, in their order.
+    pub fn form(&self) -> Vec<(String, String)> {
+        url::form_urlencoded::parse(&self.body).into_owned().collect()
+    }
+
+    /// The first value of a form field; empty when there is none.
+    pub fn form_field(&self, name: &str) -> String {
+        self.form().into_iter().find(|(n, _)| n == name).map(|(_, v)| v).unwrap_or_default()
     }
 
     /// The JSON-RPC method of the body; empty when there is none.
@@ -88,6 +104,7 @@ impl Drop for Running {
 }
 
 pub(crate) struct Shared {
+    tls: Option<Tls>,
     handler: Mutex<Handler>,
     requests: Mutex<Vec<Recorded>>,
     received: watch::Sender<usize>,
@@ -108,9 +125,19 @@ impl Shared {
 impl ScriptedServer {
     /// Starts a server on 127.0.0.1 and a free port.
     pub async fn start(handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(None, handler).await
+    }
+
+    /// Starts one that speaks TLS.
+    pub async fn start_tls(tls: &Tls, handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch(Some(tls.clone()), handler).await
+    }
+
+    async fn launch(tls: Option<Tls>, handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to loopback");
         let address = listener.local_addr().expect("a bound address");
         let shared = Arc::new(Shared {
+            tls,
             handler: Mutex::new(Arc::new(handler)),
             requests: Mutex::new(Vec::new()),
             received: watch::Sender::new(0),
@@ -128,7 +155,8 @@ impl ScriptedServer {
 
     /// A URL on this server, for example `url("/mcp")`.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        let scheme = if self.shared.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{path}", self.address)
     }
 
     /// Replaces the script for all requests from now on.
@@ -196,7 +224,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { continue };
                 let number = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
-                connections.spawn(connection::serve(stream, Arc::clone(&shared), number));
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move {
+                    // A handshake that fails is the client's to report.
+                    if let Some(stream) = Stream::accept(stream, shared.tls.as_ref()).await {
+                        connection::serve(stream, shared, number).await;
+                    }
+                });
             }
         }
     }

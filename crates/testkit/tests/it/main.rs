@@ -5,3 +5,5 @@
 mod idp;
 #[cfg(test)]
 mod server;
+#[cfg(test)]
+mod tls;

@@ -1,7 +1,7 @@
 use serde_json::json;
 use skep_testkit::backend::{McpBackend, replies, streams};
 use skep_testkit::server::{Framing, Reply, ScriptedServer, Step};
-use skep_testkit::{Gate, RawConnection, raw};
+use skep_testkit::{Gate, RawConnection, raw, token_endpoint};
 
 #[tokio::test]
 async fn requests_are_recorded_as_they_came() {
@@ -14,6 +14,16 @@ async fn requests_are_recorded_as_they_came() {
     assert_eq!((seen.method.as_str(), seen.path(), seen.target.as_str()), ("POST", "/mcp", "/mcp?x=1"));
     assert_eq!(seen.header_all("X-TWO"), ["a", "b"]);
     assert_eq!(seen.body, b"abcde");
+}
+
+#[tokio::test]
+async fn a_form_is_decoded() {
+    let server = ScriptedServer::start(|_| token_endpoint::issued("t", 60)).await;
+    let answer = raw::request(server.address(), "POST", "/token", &[], b"a=x+y%2Bz&b=&a=2").await;
+    assert_eq!(answer.json()["access_token"], "t");
+    let seen = &server.requests()[0];
+    assert_eq!(seen.form().len(), 3);
+    assert_eq!((seen.form_field("a"), seen.form_field("c")), ("x y+z".to_owned(), String::new()));
 }
 
 #[tokio::test]

@@ -13,7 +13,11 @@ mod documents;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
+mod exchange;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod identity;
 #[cfg(test)]
 mod ports;
 #[cfg(test)]
@@ -22,6 +26,8 @@ mod proxy_run;
 mod quickstart;
 #[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod sdk_clients;
 #[cfg(test)]

@@ -25,7 +25,8 @@ struct Guarded {
 
 impl Guarded {
     async fn start(node: &Node) -> Self {
-        let (provider, issuer) = node.identity_provider().await;
+        let state = tempfile::tempdir().unwrap();
+        let (provider, issuer) = node.identity_provider(state.path()).await;
         let (server, backend) = node.server_everything().await;
         let port = free_port();
         let folder = tempfile::tempdir().unwrap();

@@ -95,14 +95,22 @@ pub(super) fn policy(
     let config = &workload.run_config;
     let mut egress = Egress::default();
     egress.url(&config.remote_url, spec.allow_private_endpoint);
-    if let Some(oidc) = &config.oidc_config {
+    let first = config.oidc_config.iter().map(|oidc| (oidc, &config.skep.issuer));
+    let further = config.skep.further_issuers.iter().map(|further| (&further.oidc_config, &further.rules));
+    for (oidc, rules) in first.chain(further) {
         // Identity providers may be private, and discovery may name another port of theirs.
-        for url in [&oidc.issuer, &oidc.jwks_url, &oidc.introspection_url] {
+        for url in [&oidc.issuer, &oidc.jwks_url, &oidc.introspection_url, &rules.discovery_url] {
             egress.url(url, true);
         }
     }
     if let Some(exchange) = &config.token_exchange_config {
         egress.url(&exchange.token_url, true);
+    }
+    if let Some(aws) = &config.aws_sts_config {
+        match config.skep.aws.sts_endpoint.as_str() {
+            "" => egress.name(&format!("sts.{}.amazonaws.com", aws.region), 443, false),
+            endpoint => egress.url(endpoint, true),
+        }
     }
     if let Some(address) = config
         .scaling_config

@@ -10,7 +10,7 @@ use skep_api::names;
 
 use super::super::authz::{Authorization, FILE_NAME as AUTHZ_FILE};
 use super::super::template::strategic_merge;
-use super::super::{KeySource, Settings, Workload};
+use super::super::{FileSource, KeySource, Settings, Workload};
 use super::config_map::hex;
 use super::metadata::{Owner, merged};
 
@@ -219,17 +219,70 @@ impl ProxyPod<'_> {
             }));
             mounts.push(json!({"name": "authz-config", "mountPath": names::AUTHZ_DIR, "readOnly": true}));
         }
-        let mut seen = BTreeSet::new();
-        for file in &self.workload.files {
-            let KeySource::ConfigMap { name, .. } = &file.source else { continue };
-            if seen.insert(name.clone()) {
-                let volume = format!("oidc-ca-bundle-{name}");
-                volumes.push(json!({"name": volume, "configMap": {"name": name}}));
-                mounts.push(json!({"name": volume, "mountPath": format!("{}/{name}", names::CA_DIR), "readOnly": true}));
+        for (volume, directory, source) in mounted_files(&self.workload.files) {
+            let mut described = json!({"name": volume});
+            if let Some(map) = described.as_object_mut() {
+                map.extend(source);
             }
+            volumes.push(described);
+            mounts.push(json!({"name": volume, "mountPath": directory, "readOnly": true}));
         }
         (volumes, mounts)
     }
+}
+
+/// Volumes of files: name, directory, and the part of a volume that says what is in it. One a ConfigMap, and
+/// one a Secret with the keys that are asked for and no other.
+fn mounted_files(files: &[FileSource]) -> Vec<(String, String, Map<String, Value>)> {
+    let mut keys: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for file in files {
+        if let KeySource::Secret { name, key } = &file.source {
+            keys.entry(name).or_default().push(key);
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut made = Vec::new();
+    for file in files {
+        let (volume, directory, kind, source) = match &file.source {
+            KeySource::ConfigMap { name, .. } => (
+                volume_name("oidc-ca-bundle", name),
+                format!("{}/{name}", names::CA_DIR),
+                "configMap",
+                json!({"name": name}),
+            ),
+            KeySource::Secret { name, .. } => {
+                let items: Vec<Value> = keys
+                    .get(name.as_str())
+                    .into_iter()
+                    .flatten()
+                    .map(|key| json!({"key": key, "path": key}))
+                    .collect();
+                let directory = format!("{}/{name}", names::SECRETS_DIR);
+                // 0440: for the proxy's own user and group.
+                let source = json!({"secretName": name, "defaultMode": 288, "items": items});
+                (volume_name("secret", name), directory, "secret", source)
+            }
+            KeySource::ServiceAccountToken { audience, expiration_seconds } => {
+                let token = json!({"audience": audience, "expirationSeconds": expiration_seconds, "path": names::ACTOR_TOKEN_FILE});
+                let source = json!({"sources": [{"serviceAccountToken": token}]});
+                ("actor-token".to_owned(), names::ACTOR_TOKEN_DIR.to_owned(), "projected", source)
+            }
+        };
+        if seen.insert(volume.clone()) {
+            made.push((volume, directory, Map::from_iter([(kind.to_owned(), source)])));
+        }
+    }
+    made
+}
+
+/// A volume's name has to be a DNS label, which the name of a ConfigMap or Secret need not be.
+fn volume_name(prefix: &str, name: &str) -> String {
+    let plain = format!("{prefix}-{name}");
+    if names::is_dns_label(&plain) {
+        return plain;
+    }
+    let digest: String = hex(&Sha256::digest(name)).chars().take(16).collect();
+    format!("{prefix}-{digest}")
 }
 
 fn resources(resources: &Resources) -> Option<Value> {
@@ -250,4 +303,19 @@ fn resources(resources: &Resources) -> Option<Value> {
         }
     }
     (!all.is_empty()).then_some(Value::Object(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_makes_the_name_of_a_volume() {
+        assert_eq!(volume_name("secret", "api"), "secret-api");
+        for name in ["a.b", &"a".repeat(63)] {
+            let volume = volume_name("oidc-ca-bundle", name);
+            assert!(names::is_dns_label(&volume), "{volume}");
+        }
+        assert_ne!(volume_name("secret", "a.b"), volume_name("secret", "b.a"));
+    }
 }

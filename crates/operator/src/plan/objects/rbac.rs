@@ -114,9 +114,11 @@ fn referred(
     }
     for file in &workload.files {
         match &file.source {
-            KeySource::ConfigMap { name, .. } => config_maps.insert(name.clone()),
-            KeySource::Secret { name, .. } => secrets.insert(name.clone()),
-        };
+            KeySource::ConfigMap { name, .. } => _ = config_maps.insert(name.clone()),
+            KeySource::Secret { name, .. } => _ = secrets.insert(name.clone()),
+            // Kubelet asks for it; the pod needs no right.
+            KeySource::ServiceAccountToken { .. } => {}
+        }
     }
     (config_maps, secrets)
 }

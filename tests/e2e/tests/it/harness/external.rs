@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -17,10 +17,18 @@ use super::{eventually, repository};
 /// A child process that ends with its handle.
 pub(crate) struct Running {
     output: Output,
-    _child: Child,
+    child: Child,
+}
+
+impl Running {
+    /// Kills it, as a power cut would, and waits until it is gone.
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
 }
 
 /// Node with the packages of `tests/e2e/clients/ts`.
+#[derive(Clone)]
 pub(crate) struct Node {
     node: PathBuf,
     modules: PathBuf,
@@ -49,9 +57,12 @@ impl Node {
         (running, format!("http://127.0.0.1:{port}/mcp"))
     }
 
-    /// The identity provider of `tests/e2e/idp`; returns its issuer.
-    pub(crate) async fn identity_provider(&self) -> (Running, String) {
-        let running = start(self.command(&repository().join("tests/e2e/idp/provider.mjs")));
+    /// The identity provider of `tests/e2e/idp`; returns its issuer. What has to outlive the process is in
+    /// the folder.
+    pub(crate) async fn identity_provider(&self, state: &Path) -> (Running, String) {
+        let mut command = self.command(&repository().join("tests/e2e/idp/provider.mjs"));
+        command.arg(state);
+        let running = start(command);
         let line = running.output.line_with("\"issuer\"").await;
         let issuer = serde_json::from_str::<Value>(&line).unwrap()["issuer"].as_str().unwrap().to_owned();
         (running, issuer)
@@ -64,7 +75,7 @@ impl Node {
         report(command).await
     }
 
-    fn command(&self, script: &std::path::Path) -> Command {
+    fn command(&self, script: &Path) -> Command {
         let mut command = Command::new(&self.node);
         command.arg(script).env("SKEP_NODE_MODULES", &self.modules).env("NO_COLOR", "1");
         command
@@ -99,7 +110,7 @@ fn skip(test: &str, reason: &str) {
 fn start(mut command: Command) -> Running {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
-    Running { output: Output::read(child.stdout.take().unwrap()), _child: child }
+    Running { output: Output::read(child.stdout.take().unwrap()), child }
 }
 
 async fn report(mut command: Command) -> Value {

@@ -48,13 +48,29 @@ pub(crate) async fn get(url: &str) -> Answer {
 
 /// Calls one tool in one POST.
 pub(crate) async fn call_tool(url: &str, token: Option<&str>, tool: &str, arguments: Value) -> Answer {
+    call_tool_over(&client(), url, token, tool, arguments).await
+}
+
+/// Calls one tool with a client whose connections are used again.
+pub(crate) async fn call_tool_over(
+    client: &reqwest::Client,
+    url: &str,
+    token: Option<&str>,
+    tool: &str,
+    arguments: Value,
+) -> Answer {
     let params = json!({"name": tool, "arguments": arguments});
-    rpc(url, token, &json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params})).await
+    let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+    rpc_over(client, url, token, &message).await
 }
 
 /// Sends one JSON-RPC message.
 pub(crate) async fn rpc(url: &str, token: Option<&str>, message: &Value) -> Answer {
-    let mut request = client()
+    rpc_over(&client(), url, token, message).await
+}
+
+async fn rpc_over(client: &reqwest::Client, url: &str, token: Option<&str>, message: &Value) -> Answer {
+    let mut request = client
         .post(url)
         .header("Content-Type", "application/json")
         .header("Accept", "application/json, text/event-stream")

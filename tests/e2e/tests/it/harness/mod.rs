@@ -1,7 +1,9 @@
 //! What the tests share: the binary under test, HTTP calls to it, and programs that aren't ours.
 
+pub(crate) mod exchanging;
 pub(crate) mod external;
 pub(crate) mod http;
+pub(crate) mod idp;
 pub(crate) mod output;
 pub(crate) mod scene;
 pub(crate) mod skep;

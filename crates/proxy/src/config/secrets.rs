@@ -1,0 +1,46 @@
+//! Secret values: from a file, which may change while the proxy runs, or from the environment.
+
+use std::path::PathBuf;
+
+use skep_api::runconfig::RunConfig;
+use skep_api::secret::Secret;
+
+use super::{ConfigError, Surroundings, file};
+
+/// Looks secrets up, and notes the files that have to be watched.
+pub(super) struct Secrets<'a> {
+    pub(super) run: &'a RunConfig,
+    pub(super) surroundings: &'a Surroundings<'a>,
+    pub(super) files: &'a mut Vec<PathBuf>,
+}
+
+impl Secrets<'_> {
+    /// The value of `variable`: what `skep.secret_files` names for it, else the environment's.
+    ///
+    /// # Errors
+    /// When the file can't be read or is no text.
+    pub(super) fn variable(&mut self, variable: &str) -> Result<Option<Secret>, ConfigError> {
+        const KEY: &str = "skep.secret_files";
+        let found = match self.run.skep.secret_files.get(variable) {
+            Some(path) => Some(self.file(KEY, path)?),
+            None => (self.surroundings.variable)(variable),
+        };
+        Ok(found.filter(|value| !value.is_empty()))
+    }
+
+    /// The file behind `variable`, when it has one.
+    pub(super) fn path(&self, variable: &str) -> Option<PathBuf> {
+        self.run.skep.secret_files.get(variable).map(PathBuf::from)
+    }
+
+    /// The content of a file that holds one secret; a line end after it does not count.
+    ///
+    /// # Errors
+    /// When it can't be read or is no text.
+    pub(super) fn file(&mut self, key: &'static str, path: &str) -> Result<Secret, ConfigError> {
+        let content = file(key, path, self.files)?;
+        let text = String::from_utf8(content)
+            .map_err(|_| ConfigError::Invalid { key, reason: format!("{path} is not text") })?;
+        Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+    }
+}

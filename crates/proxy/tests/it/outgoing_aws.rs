@@ -1,0 +1,175 @@
+//! AWS behind the proxy: the caller's role, and a signature on every request.
+
+use serde_json::{Value, json};
+use skep_testkit::backend::well_behaved;
+use skep_testkit::{Recorded, Reply, ScriptedServer, raw};
+
+use crate::harness::{Harness, call, cedar, logs};
+
+const READER: &str = "arn:aws:iam::123456789012:role/reader";
+const ADMIN: &str = "arn:aws:iam::123456789012:role/admin";
+
+fn credentials(number: usize) -> String {
+    format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>AKIA{number}</AccessKeyId>\
+         <SecretAccessKey>the-secret-key</SecretAccessKey><SessionToken>the-session-token</SessionToken>\
+         <Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>"
+    )
+}
+
+fn fault(status: u16, code: &str) -> Reply {
+    let text =
+        format!("<ErrorResponse><Error><Code>{code}</Code><Message>detail</Message></Error></ErrorResponse>");
+    Reply::body(status, "text/xml", text)
+}
+
+async fn sts() -> ScriptedServer {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let next = move || count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+    ScriptedServer::start(move |_| Reply::body(200, "text/xml", credentials(next()))).await
+}
+
+fn config(sts: &ScriptedServer) -> Value {
+    json!({
+        "aws_sts_config": {
+            "region": "eu-central-1", "service": "aws-mcp",
+            "role_mappings": [
+                {"claim": "admins", "role_arn": ADMIN, "priority": 1},
+                {"matcher": "claims.sub == 'bob'", "role_arn": READER, "priority": 2},
+            ],
+        },
+        "skep": {"aws": {"sts_endpoint": sts.url("/")}},
+    })
+}
+
+fn form(request: &Recorded, name: &str) -> String {
+    let mut pairs = url::form_urlencoded::parse(&request.body);
+    pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn requests_are_signed_in_the_callers_role() {
+    let sts = sts().await;
+    let harness = Harness::start(config(&sts)).await;
+    let admin = harness.mint(|token| token.claim("groups", json!(["admins"])));
+    for token in [&admin, &admin, &harness.token("bob")] {
+        assert_eq!(raw::post_rpc(harness.address, "/mcp", Some(token), &call("tool-0")).await.status, 200);
+    }
+    let asked = sts.requests();
+    assert_eq!(asked.len(), 2, "one for each caller");
+    assert_eq!(
+        (form(&asked[0], "RoleArn"), form(&asked[1], "RoleArn")),
+        (ADMIN.to_owned(), READER.to_owned())
+    );
+    assert_eq!(form(&asked[0], "WebIdentityToken"), admin);
+    for (request, key) in harness.backend.requests().iter().zip(["AKIA1", "AKIA1", "AKIA2"]) {
+        let authorization = request.header("authorization").unwrap();
+        assert!(
+            authorization.starts_with(&format!("AWS4-HMAC-SHA256 Credential={key}/"))
+                && authorization.contains("/eu-central-1/aws-mcp/aws4_request"),
+            "{authorization}"
+        );
+        assert_eq!(request.header("x-amz-security-token"), Some("the-session-token"));
+        assert!(request.header("x-amz-date").is_some());
+        assert!(!format!("{request:?}").contains(&admin));
+    }
+    let record = harness.audit.last(3).await;
+    let expected = json!({"type": "aws_sts", "role": READER});
+    assert_eq!(record["metadata"]["extra"]["credential"], expected);
+    assert_eq!(harness.proxy.status()["credential"]["type"], "awsSts");
+    for place in [harness.audit.text(), harness.metrics_text(), harness.proxy.status().to_string(), logs()] {
+        for secret in [admin.as_str(), "the-secret-key", "the-session-token"] {
+            assert!(!place.contains(secret), "a secret shows");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_failure_of_aws_has_its_answer() {
+    for (what, reply, status, challenged) in [
+        ("a bad token", fault(400, "InvalidIdentityToken"), 401, true),
+        ("an expired token", fault(400, "ExpiredTokenException"), 401, true),
+        ("a role that is not theirs", fault(403, "AccessDenied"), 403, false),
+        ("a region that is off", fault(403, "RegionDisabledException"), 502, false),
+        ("no XML", Reply::body(200, "text/html", "hello"), 502, false),
+        ("too many calls", fault(400, "Throttling"), 503, false),
+        ("a fault at AWS", fault(500, "InternalFailure"), 503, false),
+        ("a reset connection", Reply::reset(), 503, false),
+    ] {
+        let sts = ScriptedServer::start(move |_| reply.clone()).await;
+        let harness = Harness::start(config(&sts)).await;
+        let answer = harness.post_as("bob", &call("tool-0")).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+        assert_eq!(answer.header("www-authenticate").is_some(), challenged, "{what}");
+        assert_eq!(answer.header("retry-after").is_some(), status == 503, "{what}");
+        assert!(harness.backend.requests().is_empty(), "{what}");
+        assert!(!answer.text().contains("detail"), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_role_or_a_session_name_is_refused_before_aws_is_asked() {
+    let sts = sts().await;
+    let harness = Harness::start(config(&sts)).await;
+    let answer = harness.post_as("alice", &call("tool-0")).await;
+    assert_eq!(
+        (answer.status, &answer.json()["error"]["message"]),
+        (403, &json!("Failed to determine IAM role"))
+    );
+    let named = harness.mint(|token| token.claim("groups", json!(["admins"])).claim("sub", "a b"));
+    assert_eq!(raw::post_rpc(harness.address, "/mcp", Some(&named), &call("tool-0")).await.status, 401);
+    let harness = Harness::start({
+        let mut config = config(&sts);
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(cedar(&["forbid(principal, action, resource);"]).as_object().unwrap().clone());
+        config
+    })
+    .await;
+    assert_eq!(harness.post_as("bob", &call("tool-0")).await.status, 403);
+    assert!(sts.requests().is_empty());
+}
+
+#[tokio::test]
+async fn credentials_that_the_server_refuses_are_renewed_once() {
+    let sts = sts().await;
+    let harness = Harness::scripted(config(&sts), |request| {
+        let renewed = request.header("authorization").is_some_and(|value| value.contains("AKIA2"));
+        if renewed { well_behaved(request, 3) } else { Reply::status(401) }
+    })
+    .await;
+    assert_eq!(harness.post_as("bob", &call("tool-0")).await.status, 200);
+    assert_eq!((sts.requests().len(), harness.backend.requests().len()), (2, 2));
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused_by_name() {
+    let sts = sts().await;
+    let harness = Harness::start(config(&sts)).await;
+    for (changes, named) in [
+        (json!({"aws_sts_config": {"region": "nowhere"}}), "region"),
+        (json!({"aws_sts_config": {"role_mappings": []}}), "fallback_role_arn"),
+        (json!({"aws_sts_config": {"session_duration": 1}}), "session_duration"),
+        (json!({"aws_sts_config": {"subject_provider_name": "x"}}), "subject_provider_name"),
+        (
+            json!({"aws_sts_config": {"role_mappings": [{"matcher": "claims.", "role_arn": ADMIN}]}}),
+            "matcher",
+        ),
+        (json!({"remote_url": "", "target_port": 80, "target_host": "127.0.0.1"}), "aws_sts_config"),
+        (json!({"header_forward": {"add_plaintext_headers": {"Authorization": "x"}}}), "Authorization"),
+        (json!({"skep": {"aws": {"sts_endpoint": "not a url"}}}), "sts_endpoint"),
+        (json!({"skep": {"client_token": "forward"}}), "client_token"),
+        (
+            json!({"additional_middleware_configs": [{"type": "awssts", "parameters": {
+                "aws_sts_config": config(&sts)["aws_sts_config"], "target_url": "https://elsewhere.example/"}}]}),
+            "target_url",
+        ),
+    ] {
+        let error = harness.changed(changes.clone()).map(|_| ()).unwrap_err();
+        let error = skep_runtime::logging::chain(&error);
+        assert!(error.contains(named), "{changes}: {error}");
+    }
+}
