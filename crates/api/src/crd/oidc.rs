@@ -245,6 +245,9 @@ pub struct AdditionalIssuer {
     pub thv_ca_bundle_path: Option<String>,
     /// File with a token for the key set's URL; only the API server may be sent the pod's own token.
     pub jwks_auth_token_path: Option<String>,
+    /// The issuer is the cluster's API server: use the pod's own token and the cluster's CA for calls to it.
+    /// Default: false.
+    pub use_cluster_auth: Option<bool>,
     /// The issuer may be reached over plain http. For development only.
     #[serde(rename = "insecureAllowHTTP")]
     pub insecure_allow_http: Option<bool>,

@@ -101,6 +101,14 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// Several keys of one Secret. One that does not exist at all is said once.
+    pub(super) fn secret_keys(&mut self, path: &str, reason: &str, name: &str, keys: &[&str]) {
+        let there = self.world.secrets.contains_key(name);
+        for key in keys.iter().take(if there { keys.len() } else { 1 }) {
+            self.secret(path, reason, name, key);
+        }
+    }
+
     /// The config that a reference names, when it exists and has no error. Otherwise says so, and the
     /// object is not planned without it.
     pub(super) fn config(

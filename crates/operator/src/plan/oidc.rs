@@ -19,7 +19,7 @@ use super::{EnvSource, FileSource, oidc_issuers, oidc_rules};
 
 /// Reason of everything that is wrong with how callers are authenticated.
 pub(super) const AUTH_INVALID: &str = "AuthInvalid";
-const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
+pub(super) const CLUSTER_CA: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 /// Scope that clients are told to ask for when nothing is said.
 const DEFAULT_SCOPE: &str = "openid";
 

@@ -7,9 +7,9 @@ use skep_api::crd::parse::CONFLICTING_FIELDS;
 use skep_api::runconfig::{FurtherIssuer, IssuerRules, OidcConfig};
 
 use super::findings::Findings;
-use super::oidc::{AUTH_INVALID, Authentication, Block, one_issuer};
+use super::oidc::{AUTH_INVALID, Authentication, Block, CLUSTER_CA, one_issuer};
 use super::oidc_rules::issuers;
-use super::oidc_settings::CLIENT_SECRET;
+use super::oidc_settings::{CLIENT_SECRET, CLUSTER_TOKEN};
 
 /// Most issuers besides the first.
 const MAX: usize = 20;
@@ -39,7 +39,10 @@ pub(super) fn plan(
         let at = at.entry("additionalIssuers", index);
         prefix(&entry.subject_prefix, &prefixes, &at, findings);
         prefixes.push(&entry.subject_prefix);
-        let inline = entry.inline();
+        let mut inline = entry.inline();
+        if entry.use_cluster_auth.unwrap_or(false) {
+            cluster_auth(&mut inline, &at, findings);
+        }
         let mut own = one_issuer(&inline, &at, findings);
         let named = issuers(&own.config.issuer, &own.rules.tenants);
         if let Some(twice) = named.intersection(&known).next() {
@@ -59,6 +62,31 @@ pub(super) fn plan(
             rules: own.rules,
         });
     }
+}
+
+/// The pod's own credentials for the API server. That nobody else gets them is judged with the rest.
+fn cluster_auth(inline: &mut InlineOidc, at: &Block, findings: &mut Findings<'_>) {
+    let path = at.field("useClusterAuth");
+    if findings.world.is_local() {
+        findings.error(
+            path,
+            AUTH_INVALID,
+            "Tokens of ServiceAccounts can only be judged inside a cluster. Remove this issuer here.",
+        );
+        return;
+    }
+    let twice = inline.ca_bundle_ref.is_some()
+        || inline.thv_ca_bundle_path.is_some()
+        || inline.jwks_auth_token_path.is_some();
+    if twice {
+        findings.error(
+            path,
+            CONFLICTING_FIELDS,
+            "`useClusterAuth` says which CA and which token are used, so `caBundleRef`, `thvCABundlePath` and `jwksAuthTokenPath` have no meaning. Keep one.",
+        );
+    }
+    inline.thv_ca_bundle_path = Some(CLUSTER_CA.to_owned());
+    inline.jwks_auth_token_path = Some(CLUSTER_TOKEN.to_owned());
 }
 
 /// Puts the first of several audiences where every reader of the format looks, and gives the issuers that

@@ -41,17 +41,34 @@ fn mount(value: &mut Value, folder: &Path, made: &mut BTreeMap<String, PathBuf>)
     }
 }
 
-/// What the proxy makes of a RunConfig, with every secret set and every file there.
-fn take(text: &str) -> Result<ProxyConfig, ConfigError> {
+/// What the proxy makes of a RunConfig, with the variables of its pod set and every file there.
+fn take(text: &str, variables: &[String]) -> Result<ProxyConfig, ConfigError> {
     let folder = tempfile::tempdir().unwrap();
     let mut value = serde_json::to_value(parse(text.as_bytes(), "runconfig.json")?).unwrap();
     mount(&mut value, folder.path(), &mut BTreeMap::new());
     let run: RunConfig = serde_json::from_value(value).unwrap();
     let variable = |name: &str| -> Option<Secret> {
-        let known = name.starts_with("TOOLHIVE_SECRET_") || name.ends_with("_CLIENT_SECRET");
-        known.then(|| Secret::new("a-secret"))
+        variables.iter().any(|known| known == name).then(|| Secret::new("a-secret"))
     };
     ProxyConfig::new(&run, &Surroundings { variable: &variable, egress: Egress::default() })
+}
+
+/// Variables that the proxy's pod gets from Secrets; `map` is the name of its ConfigMap.
+fn variables(items: &[Value], map: &str) -> Vec<String> {
+    let deployment = items
+        .iter()
+        .find(|item| {
+            item["kind"] == "Deployment"
+                && item["metadata"]["name"].as_str() == map.strip_suffix("-runconfig")
+        })
+        .unwrap();
+    deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|variable| variable.pointer("/valueFrom/secretKeyRef").is_some())
+        .map(|variable| variable["name"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[test]
@@ -65,8 +82,10 @@ fn the_proxy_takes_what_the_planner_writes() {
         let output = skep(&["render", "-o", "json", "-f", file.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(0), "{}", file.display());
         let list: Value = serde_json::from_slice(&output.stdout).unwrap();
-        for text in list["items"].as_array().unwrap().iter().filter_map(|item| item["data"]["runconfig.json"].as_str()) {
-            match take(text) {
+        let items = list["items"].as_array().unwrap();
+        for item in items {
+            let Some(text) = item["data"]["runconfig.json"].as_str() else { continue };
+            match take(text, &variables(items, item["metadata"]["name"].as_str().unwrap())) {
                 Ok(config) => {
                     assert!(!config.name.is_empty());
                     taken += 1;

@@ -111,9 +111,8 @@ fn client(exchange: &TokenExchange, url: Option<&Url>, findings: &mut Findings<'
     let tls = method == Some(ClientAuthSpec::TlsClientAuth);
     match &exchange.client_certificate {
         Some(name) => {
-            for key in TLS_KEYS {
-                findings.secret(&format!("{AT}.clientCertificateRef.name"), "SecretNotFound", name, key);
-            }
+            let path = format!("{AT}.clientCertificateRef.name");
+            findings.secret_keys(&path, "SecretNotFound", name, &TLS_KEYS);
             if !tls {
                 findings.error(
                     format!("{AT}.clientCertificateRef"),
@@ -315,11 +314,11 @@ pub(super) fn plan(
         });
     }
     if let Some(name) = &exchange.client_certificate {
+        findings.secret_keys(path, "ExternalAuthSecretNotFound", name, &TLS_KEYS);
         for (key, target) in TLS_KEYS
             .into_iter()
             .zip([&mut extension.client_certificate_file, &mut extension.client_certificate_key_file])
         {
-            findings.secret(path, "ExternalAuthSecretNotFound", name, key);
             *target = secret_file(name, key);
             outgoing.files.push(secret(name, key));
         }
