@@ -1,13 +1,14 @@
 //! The proxy with JWT, Cedar, audit and metrics against the backend alone, in one run: requests a second,
-//! added latency, memory, start.
+//! added latency, memory, start; and the same with an exchange of the caller's token.
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use skep_benches::backend;
 use skep_benches::load::{Call, latencies, percentile, throughput};
 use skep_benches::process::ProxyProcess;
-use skep_testkit::{FakeIdp, free_port};
+use skep_testkit::{FakeIdp, Reply, ScriptedServer, free_port};
 
 const ROUNDS: usize = 5;
 
@@ -55,8 +56,57 @@ async fn main() -> anyhow::Result<()> {
     }
     println!("resident memory: idle {idle:.1} MiB, after the load {:.1} MiB", proxy.resident()?);
     println!("start to ready: {:?}", proxy.start_to_ready);
+    exchange(&direct, &through, &format!("http://{backend}/mcp"), &idp).await
+}
+
+/// Two proxies, with an exchange and without, in turns.
+#[expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+async fn exchange(direct: &Call, without: &Call, target: &str, idp: &FakeIdp) -> anyhow::Result<()> {
+    let endpoint = ScriptedServer::start(|_| Reply::body(200, "application/json", TOKEN_ANSWER)).await;
+    let port = free_port();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let mut config = run_config(port, target, idp.issuer());
+    let exchange = json!({
+        "token_url": endpoint.url("/token"), "client_id": "bench", "audience": "https://backend.example",
+    });
+    config.as_object_mut().context("an object")?.insert("token_exchange_config".to_owned(), exchange);
+    let proxy = ProxyProcess::start(&config, address).await?;
+    let with = Call { address, authorization: without.authorization.clone() };
+
+    let calls = [("direct", direct), ("without an exchange", without), ("with one", &with)];
+    let mut of = calls.map(|(name, call)| (name, call, Vec::new(), Vec::new()));
+    for _ in 0..ROUNDS {
+        for (_, call, rates, times) in &mut of {
+            rates.push(throughput(call, 16, Duration::from_secs(1)).await?);
+            times.extend(latencies(call, 500, 2000).await?);
+        }
+    }
+    let asked = endpoint.requests().len();
+    anyhow::ensure!(asked == 1, "one caller, one exchange, but {asked} were made");
+    println!("\ntoken exchange on and off, {ROUNDS} rounds in turns; one exchange was made for all calls");
+    println!("{:<20} {:>10} {:>12} {:>12}", "", "calls/s", "p50", "p99");
+    let mut of_without = None;
+    for (name, _, rates, times) in &mut of {
+        times.sort();
+        let (rate, p50, p99) = (median(rates), percentile(times, 0.5), percentile(times, 0.99));
+        println!("{name:<20} {rate:>10.0} {p50:>12?} {p99:>12?}");
+        match (*name, of_without) {
+            ("without an exchange", _) => of_without = Some((rate, p50, p99)),
+            (_, Some((rate_0, p50_0, p99_0))) => println!(
+                "{:<20} {:>10.2} {:>12.2} {:>12.2}",
+                "ratio, on to off",
+                rate / rate_0,
+                p50.as_secs_f64() / p50_0.as_secs_f64(),
+                p99.as_secs_f64() / p99_0.as_secs_f64()
+            ),
+            _ => {}
+        }
+    }
+    println!("resident memory with an exchange, after the load: {:.1} MiB", proxy.resident()?);
     Ok(())
 }
+
+const TOKEN_ANSWER: &str = r#"{"access_token":"header.payload.signature","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":3600}"#;
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);

@@ -49,12 +49,15 @@ pub struct Authenticator {
 }
 
 impl TrustedIssuer {
-    /// True when its tokens can be judged now.
+    /// True when its tokens can be judged now. An issuer that is asked about its tokens need not have
+    /// keys, but if it ever showed some they count.
     pub fn is_available(&self) -> bool {
-        match (&self.keys, &self.introspector) {
-            (_, Some(introspector)) => !introspector.is_failing(),
-            (Some(keys), None) => keys.has_keys(),
-            (None, None) => false,
+        let keys = self.keys.as_ref();
+        match &self.introspector {
+            Some(introspector) => {
+                !introspector.is_failing() && keys.is_none_or(|keys| keys.has_keys() || !keys.had_keys())
+            }
+            None => keys.is_some_and(|keys| keys.has_keys()),
         }
     }
 
@@ -74,7 +77,8 @@ impl TrustedIssuer {
 impl Authenticator {
     /// Trusts these issuers, and bounds what strangers may make us ask of them.
     pub fn new(issuers: Vec<TrustedIssuer>, limiter: Arc<SourceLimiter>, clock: SharedClock) -> Self {
-        let prefixes: Vec<String> = issuers.iter().map(|issuer| issuer.rules.subject_prefix.clone()).collect();
+        let prefixes: Vec<String> =
+            issuers.iter().map(|issuer| issuer.rules.subject_prefix.clone()).collect();
         let issuers = issuers.into_iter().map(|mut issuer| {
             let own = &issuer.rules.subject_prefix;
             let foreign = prefixes.iter().filter(|prefix| !prefix.is_empty() && *prefix != own);

@@ -46,9 +46,10 @@ impl Identity {
         }
     }
 
-    /// A human's name for the audit record: `name`, else `preferred_username`, else `email`.
+    /// A human's name for the audit record: `name`, else `preferred_username`, else `email`, else the
+    /// `username` of an introspected token (RFC 7662 §2.2).
     pub fn display_name(&self) -> Option<&str> {
-        ["name", "preferred_username", "email"]
+        ["name", "preferred_username", "email", "username"]
             .iter()
             .find_map(|claim| self.claims.get(*claim).and_then(Value::as_str).filter(|text| !text.is_empty()))
     }

@@ -172,7 +172,9 @@ mod tests {
         }
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RSA-OAEP","enc":"A256GCM"}"#);
         let encrypted = format!("{header}.a.b.c.d");
-        for opaque in ["", "abc", "ya29.a0Af_x", "a.b.c", "gho_16C7e42F292c6912E7710c838347Ae178B4a", &encrypted] {
+        for opaque in
+            ["", "abc", "ya29.a0Af_x", "a.b.c", "gho_16C7e42F292c6912E7710c838347Ae178B4a", &encrypted]
+        {
             assert!(!is_jws(opaque), "{opaque}");
         }
     }

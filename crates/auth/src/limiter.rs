@@ -68,8 +68,7 @@ impl SourceLimiter {
                 return Err(limited(1));
             }
         }
-        let entry =
-            sources.entry(source).or_insert(Source { level: BURST * UNIT, seen: now, under_way: 0 });
+        let entry = sources.entry(source).or_insert(Source { level: BURST * UNIT, seen: now, under_way: 0 });
         entry.refill(now);
         if entry.level < UNIT {
             let missing = u64::try_from(UNIT - entry.level).unwrap_or(1);

@@ -128,10 +128,21 @@ mod tests {
         assert!(!claims.contains_key("email") && !claims.contains_key("name"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_path_makes_it_panic(path in "[a-c.é]{0,40}") {
+            let claims = map(json!({"a": {"b": {"c": 1}}, "b.c": {"": 2}, "é": {"é.é": 3}}));
+            let _ = lookup(&claims, &path);
+        }
+    }
+
     #[test]
     fn two_mappings_may_swap_places() {
-        let mappings =
-            ClaimMappings { groups: "roles".to_owned(), roles: "groups".to_owned(), ..ClaimMappings::default() };
+        let mappings = ClaimMappings {
+            groups: "roles".to_owned(),
+            roles: "groups".to_owned(),
+            ..ClaimMappings::default()
+        };
         let mut claims = map(json!({"groups": ["g"], "roles": ["r"]}));
         materialise(&mappings, &mut claims);
         assert_eq!((&claims["groups"], &claims["roles"]), (&json!(["r"]), &json!(["g"])));

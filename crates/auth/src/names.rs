@@ -172,6 +172,9 @@ mod tests {
             "https://login.example/common/v2.0/.well-known/openid-configuration"
         );
         let plain = Issuer::parse("https://idp.example", false).unwrap();
-        assert!(plain.covers("https://idp.example/", None, &[]) && !plain.covers("https://idp.example.", None, &[]));
+        assert!(
+            plain.covers("https://idp.example/", None, &[])
+                && !plain.covers("https://idp.example.", None, &[])
+        );
     }
 }

@@ -67,8 +67,16 @@ mod tests {
             (json!({"sub": "s", "oid": "o", "tid": "t", "azp": "app"}), Some("app"), false),
             (json!({"sub": "u", "tid": "t", "azp": "app", "idtyp": "user"}), Some("app"), false),
             // Keycloak.
-            (json!({"sub": "id", "azp": "Bot", "preferred_username": "service-account-bot"}), Some("Bot"), true),
-            (json!({"sub": "id", "azp": "web", "preferred_username": "service-account-bot"}), Some("web"), false),
+            (
+                json!({"sub": "id", "azp": "Bot", "preferred_username": "service-account-bot"}),
+                Some("Bot"),
+                true,
+            ),
+            (
+                json!({"sub": "id", "azp": "web", "preferred_username": "service-account-bot"}),
+                Some("web"),
+                false,
+            ),
             (json!({"sub": "id", "preferred_username": "service-account-bot"}), None, false),
             // Okta, Auth0, RFC 9068, and who follows them.
             (json!({"sub": "app", "cid": "app"}), Some("app"), true),

@@ -137,6 +137,11 @@ impl KeyProvider {
         self.state.load().as_ref().is_some_and(|state| self.clock.since(state.seen) < STALE_FOR)
     }
 
+    /// True once there were keys, however old they are.
+    pub fn had_keys(&self) -> bool {
+        self.state.load().is_some()
+    }
+
     /// The keys: those at hand, refreshed behind the caller's back when they are old, or fetched now.
     ///
     /// # Errors
@@ -269,8 +274,7 @@ impl KeyProvider {
     /// A URL from a document may be private only if the one a person wrote is.
     async fn discovered(&self) -> Result<Url, KeysError> {
         let place = self.source.discovery_url.as_ref();
-        let found =
-            jwks_url(&self.client, &self.source.issuer, place).await.map_err(KeysError::Discovery)?;
+        let found = jwks_url(&self.client, &self.source.issuer, place).await.map_err(KeysError::Discovery)?;
         let written = place.cloned().or_else(|| Url::parse(self.source.issuer.as_str()).ok());
         let same_host = written.as_ref().is_some_and(|written| written.host() == found.host());
         let downgraded =

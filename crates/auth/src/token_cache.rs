@@ -66,12 +66,7 @@ mod tests {
     use super::*;
 
     fn verified() -> Verified {
-        Verified {
-            identity: Arc::new(Identity::of("i", "s")),
-            issuer: 0,
-            keys_generation: 1,
-            not_before: 0,
-        }
+        Verified { identity: Arc::new(Identity::of("i", "s")), issuer: 0, keys_generation: 1, not_before: 0 }
     }
 
     fn digest(number: usize) -> Digest {

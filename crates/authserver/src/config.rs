@@ -61,12 +61,20 @@ pub struct RawClient {
     pub client_secret_file: Option<PathBuf>,
     /// The SHA-256 of the client's secret, in hexadecimal. Only for secrets that nobody can guess.
     pub client_secret_sha256: Option<String>,
-    /// The resources that the client may ask tokens for, as they shall appear in `aud`.
+    /// The resources that the client may ask tokens of its own for, as they shall appear in `aud`. At least
+    /// one with the grant client_credentials.
+    #[serde(default)]
     pub audiences: Vec<String>,
+    /// The resources that the client may exchange users' tokens for, as they shall appear in `aud`. At least
+    /// one with the token exchange grant.
+    #[serde(default)]
+    pub exchange_audiences: Vec<String>,
     /// The scopes that the client may ask for.
     #[serde(default)]
     pub scopes: Vec<String>,
-    /// The grants that the client may use. Default: client_credentials.
+    /// The grants that the client may use: `client_credentials` and
+    /// `urn:ietf:params:oauth:grant-type:token-exchange` (`token_exchange` for short). Default:
+    /// client_credentials.
     pub grant_types: Option<Vec<GrantType>>,
 }
 
@@ -187,8 +195,19 @@ fn check_client(
             return Err(ConfigError::Client { field: field.to_owned(), problem });
         }
     };
-    if raw.audiences.is_empty() || raw.audiences.iter().any(String::is_empty) {
-        return Err(refused(field, "audiences", "name at least one resource, none of them empty"));
+    let grants = raw.grant_types.unwrap_or_else(|| vec![GrantType::ClientCredentials]);
+    let exchanges = grants.contains(&GrantType::TokenExchange);
+    for (name, audiences, needed) in [
+        ("audiences", &raw.audiences, grants.contains(&GrantType::ClientCredentials)),
+        ("exchangeAudiences", &raw.exchange_audiences, exchanges),
+    ] {
+        if (needed && audiences.is_empty()) || audiences.iter().any(String::is_empty) {
+            return Err(refused(field, name, "name at least one resource, none of them empty"));
+        }
+    }
+    if !exchanges && !raw.exchange_audiences.is_empty() {
+        let problem = "they need token_exchange in grantTypes";
+        return Err(refused(field, "exchangeAudiences", problem));
     }
     if !raw.scopes.iter().all(|scope| is_scope_token(scope)) {
         let problem = "a scope must be visible ASCII without space, quote and backslash";
@@ -198,8 +217,9 @@ fn check_client(
         id: raw.client_id,
         secret,
         audiences: raw.audiences.into_iter().map(Audience::new).collect(),
+        exchange_audiences: raw.exchange_audiences.into_iter().map(Audience::new).collect(),
         scopes: raw.scopes,
-        grants: raw.grant_types.unwrap_or_else(|| vec![GrantType::ClientCredentials]),
+        grants,
     })
 }
 
@@ -264,9 +284,24 @@ clients:
   clientSecretSha256: 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b
   audiences: [https://mcp.example/mcp, other]
   grantTypes: []
+- clientId: proxy
+  clientSecretFile: /secrets/ci
+  exchangeAudiences: [https://backend.example]
+  grantTypes: [urn:ietf:params:oauth:grant-type:token-exchange]
+- clientId: both
+  clientSecretFile: /secrets/ci
+  audiences: [https://mcp.example/mcp]
+  exchangeAudiences: [https://backend.example]
+  grantTypes: [token_exchange, client_credentials]
 ",
         )
         .unwrap();
+        let grants: Vec<_> = config.clients.iter().map(|client| client.grants.as_slice()).collect();
+        use GrantType::{ClientCredentials, TokenExchange};
+        // In the order of the ids: batch, both, ci, proxy.
+        let expected: [&[GrantType]; 4] =
+            [&[], &[TokenExchange, ClientCredentials], &[ClientCredentials], &[TokenExchange]];
+        assert_eq!(grants, expected);
         assert_eq!(config.access_token_lifetime, Duration::from_secs(5400));
         assert_eq!(config.signing_keys.len(), 1);
         assert!(
@@ -296,6 +331,11 @@ clients:
             client("  audiences: []\n  clientSecretFile: /secrets/ci"),
             client("  audiences: [a]\n  clientSecretFile: /secrets/ci\n  scopes: ['a b']"),
             client("  audiences: [a]\n  clientSecret: inline"),
+            client("  clientSecretFile: /secrets/ci\n  grantTypes: [token_exchange]"),
+            client(
+                "  clientSecretFile: /secrets/ci\n  grantTypes: [token_exchange]\n  exchangeAudiences: ['']",
+            ),
+            client("  audiences: [a]\n  clientSecretFile: /secrets/ci\n  exchangeAudiences: [b]"),
             client("  audiences: [a]\n  clientSecretFile: /secrets/ci\n  grantTypes: [password]"),
             client(
                 "  audiences: [a]\n  clientSecretFile: /secrets/ci\n- clientId: ci\n  audiences: [a]\n  clientSecretFile: /secrets/ci",

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 
 use crate::keys::SignError;
 
-/// A refusal of the token endpoint (RFC 6749 §5.2, RFC 8707 §2).
+/// A refusal of the token endpoint (RFC 6749 §5.2, RFC 8707 §2, RFC 8693 §2.2.2).
 ///
 /// The Display text becomes `error_description`: it holds no quote, no backslash, nothing that the
 /// client sent and no secret.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use skep_runtime::clock::SharedClock;
 use skep_runtime::rng::SharedRng;
 
@@ -32,6 +33,8 @@ pub(crate) struct Grant<'a> {
     pub(crate) scopes: &'a [String],
     pub(crate) lifetime: Duration,
     pub(crate) user: Option<&'a User>,
+    /// Who acts for the subject.
+    pub(crate) act: Option<Value>,
 }
 
 impl AuthServer {
@@ -84,7 +87,21 @@ impl AuthServer {
             scopes: grant.scopes,
             lifetime: grant.lifetime,
             user: Some(grant.user),
+            act: None,
         })
+    }
+
+    /// The claims of an access token that this server made for whomever, and how long it is good for yet.
+    /// `None` when it is none, or has expired.
+    pub(crate) fn own_access_token(&self, token: &str) -> Option<(Map<String, Value>, Duration)> {
+        let claims = self.keys.verify_jwt(ACCESS_TOKEN_TYPE, token).ok()?;
+        // The keys may be shared by several issuers.
+        if claims.get("iss").and_then(Value::as_str) != Some(self.issuer.as_str()) {
+            return None;
+        }
+        let left = claims.get("exp").and_then(Value::as_i64)?.checked_sub(self.clock.unix_seconds())?;
+        let left = u64::try_from(left).ok().filter(|left| *left > 0)?;
+        Some((claims, Duration::from_secs(left)))
     }
 
     pub(crate) fn issue(&self, grant: &Grant<'_>) -> Result<IssuedToken, SignError> {
@@ -102,9 +119,11 @@ impl AuthServer {
             name: grant.user.and_then(|user| user.name.as_deref()),
             email: grant.user.and_then(|user| user.email.as_deref()),
             groups: grant.user.map_or(&[], |user| user.groups.as_slice()),
+            act: grant.act.as_ref(),
             extra: grant.user.map(further_claims).unwrap_or_default(),
         };
         let access_token = self.keys.active().sign_jwt(ACCESS_TOKEN_TYPE, &claims)?;
-        Ok(IssuedToken { access_token, expires_in: grant.lifetime, scopes: grant.scopes.to_vec() })
+        let scopes = grant.scopes.to_vec();
+        Ok(IssuedToken { access_token, expires_in: grant.lifetime, scopes, issued_token_type: None })
     }
 }

@@ -48,6 +48,8 @@ pub struct IssuedToken {
     pub expires_in: Duration,
     /// What it allows; may be less than what was asked.
     pub scopes: Vec<String>,
+    /// What sort of token it is, where an exchange was asked for (RFC 8693 §2.2.1).
+    pub issued_token_type: Option<&'static str>,
 }
 
 /// The claims of an access token, in the order RFC 9068 §2.2 lists them.
@@ -68,6 +70,8 @@ pub(crate) struct Claims<'a> {
     pub(crate) email: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub(crate) groups: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) act: Option<&'a Value>,
     #[serde(flatten)]
     pub(crate) extra: Map<String, Value>,
 }

@@ -50,6 +50,8 @@ pub enum Rejection {
     Backend { source: BackendFault, id: Option<Id> },
     #[error("the server is shutting down; try again")]
     Draining,
+    #[error("Internal Server Error")]
+    Crashed,
 }
 
 /// Why there is no credential for the MCP server.

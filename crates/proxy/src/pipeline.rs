@@ -68,6 +68,15 @@ pub struct Pipeline {
     pub(crate) backend_up: Arc<Mutex<Option<bool>>>,
 }
 
+/// A fault of ours in one request is that request's alone: its caller gets an answer, it is recorded,
+/// and the connection's other requests go on.
+async fn recovered<T>(work: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a request crashed; this is a fault of the proxy, please report it");
+        Err(Rejection::Crashed)
+    })
+}
+
 impl Pipeline {
     /// Answers one request.
     pub async fn handle(&self, request: Request<Incoming>, ends: Ends) -> Response<ResponseBody> {
@@ -84,7 +93,7 @@ impl Pipeline {
         // A caller who hangs up before there is an answer is recorded as well: what they asked for may
         // have been done.
         let mut recording = self.recorder.recording(exchange);
-        let decided = self.decide(request, ends.local.ip(), route, &mut recording).await;
+        let decided = recovered(self.decide(request, ends.local.ip(), route, &mut recording)).await;
         let mut response = match decided {
             Ok(response) => response,
             Err(rejection) => {

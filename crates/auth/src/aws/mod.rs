@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use skep_api::secret::Secret;
 use skep_runtime::clock::SharedClock;
 use url::Url;
@@ -39,6 +39,16 @@ const REFUSAL: Duration = Duration::from_secs(5);
 
 /// How long a caller waits where STS does not say.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What AWS services call a refusal of credentials.
+const REFUSED: [&str; 6] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "UnrecognizedClientException",
+    "UnrecognizedClient",
+];
 
 /// Credentials of one caller in one role.
 pub struct AwsCredentials {
@@ -176,6 +186,16 @@ impl AwsSts {
     /// Forgets credentials that were refused.
     pub fn evict(&self, credentials: &AwsCredentials) {
         self.kept.evict(&credentials.key);
+    }
+
+    /// True when an answer of the server says that the credentials themselves are no good. AWS says so with
+    /// 403, as it does of what a role may not do, which is another matter.
+    pub fn refused(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let fault = headers.get("x-amzn-errortype").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        // `Name`, or `Name:URL`, or `namespace#Name`.
+        let fault = fault.split(':').next().unwrap_or_default().rsplit('#').next().unwrap_or_default();
+        status == StatusCode::UNAUTHORIZED
+            || (matches!(status, StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) && REFUSED.contains(&fault))
     }
 
     /// Signs a request (AWS Signature Version 4): adds `Authorization`, `X-Amz-Date`,

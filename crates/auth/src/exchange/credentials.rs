@@ -1,5 +1,6 @@
 //! What the client proves itself with, and how it is renewed while calls go on.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ pub(super) struct Held {
     pub(super) actor: Option<Actor>,
     previous: Option<(Arc<Credential>, Instant)>,
     ca_pem: Option<Vec<u8>>,
+    /// Where the current one was read from. A credential may move without being another.
+    file: Option<PathBuf>,
 }
 
 /// The credentials of an exchanger.
@@ -78,6 +81,7 @@ impl Credentials {
             actor: Actor::of(settings),
             previous: None,
             ca_pem: settings.ca_pem.clone(),
+            file: settings.credential_file.clone(),
         };
         Ok(Self { held: ArcSwap::from_pointee(held), changing: Mutex::new(()) })
     }
@@ -117,7 +121,8 @@ impl Credentials {
             previous = Some((Arc::new(Credential::new(request, before.given.clone(), client)?), since));
         }
         let actor = Actor::of(settings);
-        self.held.store(Arc::new(Held { current, actor, previous, ca_pem: settings.ca_pem.clone() }));
+        let (ca_pem, file) = (settings.ca_pem.clone(), settings.credential_file.clone());
+        self.held.store(Arc::new(Held { current, actor, previous, ca_pem, file }));
         Ok(())
     }
 
@@ -132,7 +137,7 @@ impl Credentials {
         if !Arc::ptr_eq(&held.current, refused) {
             return Some(Arc::clone(&held.current));
         }
-        let path = request.credential_file.as_ref()?;
+        let path = held.file.as_ref()?;
         // A file that is being replaced, or that is no credential, says nothing.
         if tokio::fs::metadata(path).await.ok()?.len() > MAX_FILE {
             return None;
@@ -158,6 +163,7 @@ impl Credentials {
             previous: Some((Arc::clone(&held.current), now)),
             actor: held.actor.as_ref().map(Actor::again),
             ca_pem: held.ca_pem.clone(),
+            file: held.file.clone(),
         }));
     }
 

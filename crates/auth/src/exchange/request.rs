@@ -1,7 +1,6 @@
 //! What is asked of the token endpoint (RFC 8693 §2.1, RFC 6749 §4.4.2).
 
 use std::mem::Discriminant;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
@@ -29,7 +28,6 @@ pub(super) struct Request {
     pub(super) ttl_cap: Option<Duration>,
     pub(super) negative_ttl: Duration,
     pub(super) timeout: Duration,
-    pub(super) credential_file: Option<PathBuf>,
     resource: String,
     method: Discriminant<ClientAuth>,
     /// None: client_credentials.
@@ -55,7 +53,6 @@ impl Request {
             ttl_cap: settings.ttl_cap,
             negative_ttl: settings.negative_ttl,
             timeout: settings.timeout,
-            credential_file: settings.credential_file.clone(),
             resource: settings.resource.clone(),
             method: std::mem::discriminant(&settings.client_auth),
             subject_type,

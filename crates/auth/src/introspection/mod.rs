@@ -123,7 +123,8 @@ impl Introspector {
         let (headers, body) = match self.settings.dialect {
             Dialect::Rfc7662 => self.rfc7662(token).await?,
             Dialect::Google => {
-                let form = Serializer::new(String::new()).append_pair("access_token", token.expose()).finish();
+                let form =
+                    Serializer::new(String::new()).append_pair("access_token", token.expose()).finish();
                 (form_headers(), form)
             }
             Dialect::GitHub => {

@@ -256,6 +256,26 @@ async fn credentials_that_were_refused_are_got_anew() {
 }
 
 #[tokio::test]
+async fn a_server_that_refuses_credentials_is_told_from_one_that_forbids() {
+    let world = world(|_| an_hour()).await;
+    for (status, fault, expected) in [
+        (401, "", true),
+        (403, "ExpiredTokenException", true),
+        (403, "ExpiredTokenException:http://internal.amazon.com/coral/x/", true),
+        (400, "com.amazon.coral.service#UnrecognizedClientException", true),
+        (403, "AccessDeniedException", false),
+        (403, "", false),
+        (200, "ExpiredTokenException", false),
+        (500, "ExpiredTokenException", false),
+    ] {
+        let mut headers = http::HeaderMap::new();
+        headers.insert("x-amzn-errortype", fault.parse().unwrap());
+        let status = http::StatusCode::from_u16(status).unwrap();
+        assert_eq!(world.sts.refused(status, &headers), expected, "{status} {fault}");
+    }
+}
+
+#[tokio::test]
 async fn a_hundred_calls_at_once_ask_once() {
     let gate = Gate::new();
     let held = gate.clone();

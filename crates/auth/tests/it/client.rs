@@ -6,8 +6,9 @@ use bytes::Bytes;
 use skep_api::address::{Egress, Reach};
 use skep_api::secret::Secret;
 use skep_auth::client::{ClientConfig, FetchError, GuardedClient};
+use skep_auth::pins::Pins;
 use skep_testkit::server::{Framing, Step};
-use skep_testkit::{Reply, ScriptedServer};
+use skep_testkit::{Reply, ScriptedServer, TestCa, TestCertificate, Tls};
 use url::Url;
 
 fn client(change: impl FnOnce(&mut ClientConfig)) -> GuardedClient {
@@ -115,4 +116,95 @@ async fn errors_and_requests_hold_what_they_should() {
             assert!(!text.contains(secret), "{text}");
         }
     }
+}
+
+/// A pin of a certificate's public key, as other tools make it: `openssl x509 -pubkey | openssl pkey
+/// -pubin -outform der | sha256`.
+fn pins_of(certificate: &TestCertificate) -> (String, String) {
+    use rustls::pki_types::CertificateDer;
+    use rustls::server::ParsedCertificate;
+    let der = CertificateDer::from(certificate.der());
+    let key = ParsedCertificate::try_from(&der).unwrap().subject_public_key_info();
+    let hex = |bytes: &[u8]| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    (hex(&key), hex(&der))
+}
+
+#[tokio::test]
+async fn a_server_that_is_trusted_but_not_pinned_is_not_spoken_to() {
+    let ca = TestCa::new();
+    let certificate = ca.server(&["127.0.0.1"]);
+    let (key, whole) = pins_of(&certificate);
+    let (other_key, other_whole) = pins_of(&ca.server(&["127.0.0.1"]));
+    let (ca_key, _) = pins_of(&ca.server(&["ca.example"]));
+    let server = ScriptedServer::start_tls(&Tls::with(&certificate), |_| Reply::status(200)).await;
+    let table = [
+        ("nothing pinned", vec![], "", true),
+        ("its key", vec![&key], "", true),
+        ("one of several keys", vec![&other_key, &key], "", true),
+        ("its certificate", vec![], &*whole, true),
+        ("both", vec![&key], &whole, true),
+        ("another key", vec![&other_key], "", false),
+        ("keys of others", vec![&other_key, &ca_key], "", false),
+        ("another certificate", vec![], &other_whole, false),
+        ("its key and another certificate", vec![&key], &other_whole, false),
+        ("its certificate and another key", vec![&other_key], &whole, false),
+        ("its certificate as a key", vec![&whole], "", false),
+    ];
+    for (what, keys, whole, fine) in table {
+        let keys: Vec<String> = keys.into_iter().cloned().collect();
+        let pins = Pins::parse(&keys, whole).unwrap();
+        let before = server.requests().len();
+        let client = client(|config| {
+            config.reach.http = false;
+            config.ca_pem = Some(ca.pem().into_bytes());
+            config.pins = pins.clone();
+        });
+        let token = Secret::new("in-the-header");
+        let answer = client.get_json(&url(&server, "/"), Some(&token)).await;
+        assert_eq!(answer.is_ok(), fine, "{what}");
+        if let Err(error) = answer {
+            assert!(
+                skep_runtime::logging::chain(&error).contains("not one that is pinned"),
+                "{what}: {error:?}"
+            );
+            assert_eq!(server.requests().len(), before, "{what}: nothing was sent");
+        }
+    }
+    // A pin is no trust: the server must be one that the client trusts as well.
+    let pins = Pins::parse(&[key], &whole).unwrap();
+    let untrusting = client(|config| config.pins = pins.clone());
+    assert!(untrusting.get_json(&url(&server, "/"), None).await.is_err());
+    let elsewhere = ca.server(&["other.example"]);
+    let (key, _) = pins_of(&elsewhere);
+    let server = ScriptedServer::start_tls(&Tls::with(&elsewhere), |_| Reply::status(200)).await;
+    let wrong_name = client(|config| {
+        config.ca_pem = Some(ca.pem().into_bytes());
+        config.pins = Pins::parse(&[key], "").unwrap();
+    });
+    assert!(wrong_name.get_json(&url(&server, "/"), None).await.is_err());
+}
+
+#[tokio::test]
+async fn pins_and_a_client_certificate_go_together() {
+    let ca = TestCa::new();
+    let mine = ca.client("proxy", None);
+    let server = ScriptedServer::start_tls(&Tls::requiring_clients(&ca, &ca), |_| Reply::status(200)).await;
+    let client_with = |keys: Vec<String>| {
+        client(|config| {
+            config.ca_pem = Some(ca.pem().into_bytes());
+            let pem = format!("{}{}", mine.certificate_pem, mine.key_pem);
+            config.identity_pem = Some(Secret::new(pem));
+            config.pins = Pins::parse(&keys, "").unwrap();
+        })
+    };
+    assert!(client_with(vec![]).get_json(&url(&server, "/"), None).await.is_ok());
+    let refused = client_with(vec!["ab".repeat(32)]).get_json(&url(&server, "/"), None).await;
+    assert!(skep_runtime::logging::chain(&refused.unwrap_err()).contains("not one that is pinned"));
+    let mut config = ClientConfig::new(Egress::default());
+    config.pins = Pins::parse(&["ab".repeat(32)], "").unwrap();
+    config.ca_pem = Some(b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n".to_vec());
+    assert!(matches!(GuardedClient::new(config), Err(FetchError::Pins(_))));
 }

@@ -6,16 +6,21 @@ use serde_json::{Value, json};
 use skep_api::address::{Egress, Reach};
 use skep_auth::client::{ClientConfig, GuardedClient};
 use skep_auth::names::Issuer;
+use skep_auth::pins::Pins;
 use skep_auth::provider::{KeyProvider, KeySource};
 use skep_testkit::idp::Alg;
-use skep_testkit::{FakeIdp, ManualClock, Reply, ScriptedServer};
+use skep_testkit::{FakeIdp, ManualClock, Reply, ScriptedServer, TestCa, Tls};
 use url::Url;
 
 fn provider(issuer: &str, change: impl FnOnce(&mut KeySource)) -> Arc<KeyProvider> {
     let mut config = ClientConfig::new(Egress { loopback: true, deny: Vec::new() });
     config.reach = Reach { http: true, private: true };
-    let mut source =
-        KeySource { issuer: Issuer::parse(issuer, true).unwrap(), jwks_url: None, token_file: None };
+    let mut source = KeySource {
+        issuer: Issuer::parse(issuer, true).unwrap(),
+        jwks_url: None,
+        discovery_url: None,
+        token_file: None,
+    };
     change(&mut source);
     KeyProvider::new(source, GuardedClient::new(config).unwrap(), Arc::new(ManualClock::default()))
 }
@@ -102,7 +107,7 @@ async fn the_token_for_the_key_endpoint_is_read_each_time_and_only_sent_there() 
     });
     let first = provider.keys().await.unwrap();
     std::fs::write(&path, "second\n").unwrap();
-    provider.keys_with_unknown(first.generation).await.unwrap();
+    provider.keys_with_unknown(first.generation, || true).await.unwrap();
     let seen: Vec<_> = idp.server().requests();
     let sent: Vec<_> = seen.iter().map(|request| request.header("authorization").unwrap()).collect();
     assert_eq!(sent, ["Bearer first", "Bearer second"]);
@@ -111,4 +116,32 @@ async fn the_token_for_the_key_endpoint_is_read_each_time_and_only_sent_there() 
         first.generation,
         "the same document is no new one"
     );
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_show_its_pinned_key_is_not_believed() {
+    let ca = TestCa::new();
+    let certificate = ca.server(&["127.0.0.1"]);
+    let idp = FakeIdp::over_tls(Arc::new(ManualClock::default()), &Tls::with(&certificate)).await;
+    let hash = |bytes: &[u8]| {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    for (pin, fine) in [(hash(certificate.der()), true), (hash(b"another"), false)] {
+        let mut config = ClientConfig::new(Egress { loopback: true, deny: Vec::new() });
+        config.reach.private = true;
+        config.ca_pem = Some(ca.pem().into_bytes());
+        config.pins = Pins::parse(&[], &pin).unwrap();
+        let source = KeySource {
+            issuer: Issuer::parse(idp.issuer(), false).unwrap(),
+            jwks_url: None,
+            discovery_url: None,
+            token_file: None,
+        };
+        let client = GuardedClient::new(config).unwrap();
+        let provider = KeyProvider::new(source, client, Arc::new(ManualClock::default()));
+        assert_eq!(provider.keys().await.is_ok(), fine);
+        assert_eq!((provider.has_keys(), provider.had_keys()), (fine, fine));
+    }
+    assert_eq!((idp.discovery_hits(), idp.jwks_hits()), (1, 1), "the second was not even asked");
 }

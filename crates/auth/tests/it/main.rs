@@ -8,4 +8,10 @@ mod client;
 #[cfg(test)]
 mod exchange;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
+mod introspection;
+#[cfg(test)]
 mod keys;
+#[cfg(test)]
+mod shapes;

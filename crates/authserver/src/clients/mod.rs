@@ -41,16 +41,20 @@ impl SecretDigest {
 pub enum GrantType {
     /// RFC 6749 §4.4.
     ClientCredentials,
+    /// RFC 8693.
+    #[serde(rename = "urn:ietf:params:oauth:grant-type:token-exchange", alias = "token_exchange")]
+    TokenExchange,
 }
 
 impl GrantType {
     /// Every grant that the server has.
-    pub const ALL: [Self; 1] = [Self::ClientCredentials];
+    pub const ALL: [Self; 2] = [Self::ClientCredentials, Self::TokenExchange];
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ClientCredentials => "client_credentials",
+            Self::TokenExchange => "urn:ietf:params:oauth:grant-type:token-exchange",
         }
     }
 
@@ -69,7 +73,9 @@ pub struct Client {
     pub secret: SecretDigest,
     /// The resources it may ask tokens for, spelled as they appear in `aud`.
     pub audiences: Vec<Audience>,
-    /// The scopes it may ask for. Asked for none, it gets all.
+    /// The resources that it may exchange users' tokens for, spelled as they appear in `aud`.
+    pub exchange_audiences: Vec<Audience>,
+    /// The scopes it may ask for. Asked for none, it gets all; of a user's, those that the user has too.
     pub scopes: Vec<String>,
     /// The grants it may use.
     pub grants: Vec<GrantType>,
@@ -82,6 +88,7 @@ impl Client {
             id: id.into(),
             secret: SecretDigest::of(secret),
             audiences: Vec::new(),
+            exchange_audiences: Vec::new(),
             scopes: Vec::new(),
             grants: vec![GrantType::ClientCredentials],
         }
@@ -90,6 +97,15 @@ impl Client {
     /// Lets the client ask for tokens for one more resource.
     pub fn with_audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(Audience::new(audience));
+        self
+    }
+
+    /// Lets the client exchange users' tokens for tokens for one more resource.
+    pub fn with_exchange_audience(mut self, audience: impl Into<String>) -> Self {
+        self.exchange_audiences.push(Audience::new(audience));
+        if !self.grants.contains(&GrantType::TokenExchange) {
+            self.grants.push(GrantType::TokenExchange);
+        }
         self
     }
 

@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use super::is_scope_token;
+use super::requested_scopes;
 use crate::clients::{Audience, AuthenticatedClient, Client};
 use crate::error::OAuthError;
 use crate::http::form::Form;
@@ -16,7 +16,7 @@ pub(super) fn issue(
 ) -> Result<IssuedToken, OAuthError> {
     let client = client.client();
     let audience = audience(client, form)?;
-    let scopes = scopes(client, form)?;
+    let scopes = requested_scopes(&client.scopes, form)?;
     server
         .issue(&Grant {
             // No user takes part, so the subject is the client (RFC 9068 §2.2).
@@ -26,6 +26,7 @@ pub(super) fn issue(
             scopes: &scopes,
             lifetime: server.access_token_lifetime(),
             user: None,
+            act: None,
         })
         .map_err(OAuthError::Signing)
 }
@@ -48,24 +49,4 @@ fn audience<'a>(client: &'a Client, form: &Form) -> Result<&'a Audience, OAuthEr
         }
         _ => Err(refused("name one resource; a token is for one resource only")),
     }
-}
-
-/// The scopes asked for, in their order, once each; all of the client's when none is asked for.
-fn scopes(client: &Client, form: &Form) -> Result<Vec<String>, OAuthError> {
-    let Some(text) = form.get("scope") else { return Ok(client.scopes.clone()) };
-    let mut scopes: Vec<String> = Vec::new();
-    for scope in text.split(' ') {
-        if !is_scope_token(scope) {
-            return Err(OAuthError::InvalidScope { problem: "the scope is malformed" });
-        }
-        if !client.scopes.iter().any(|allowed| allowed == scope) {
-            return Err(OAuthError::InvalidScope {
-                problem: "a scope is unknown, or this client may not use it",
-            });
-        }
-        if !scopes.iter().any(|known| known == scope) {
-            scopes.push(scope.to_owned());
-        }
-    }
-    Ok(scopes)
 }

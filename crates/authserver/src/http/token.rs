@@ -25,10 +25,12 @@ const BODY_LIMIT: usize = 64 * 1024;
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
-/// RFC 6749 §5.1.
+/// RFC 6749 §5.1, RFC 8693 §2.2.1.
 #[derive(Serialize)]
 struct Success<'a> {
     access_token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issued_token_type: Option<&'static str>,
     token_type: &'static str,
     expires_in: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +112,7 @@ fn form_problem(error: FormError) -> OAuthError {
 fn success(token: &IssuedToken) -> Response {
     Json(Success {
         access_token: token.access_token.expose(),
+        issued_token_type: token.issued_token_type,
         token_type: "Bearer",
         expires_in: token.expires_in.as_secs(),
         scope: (!token.scopes.is_empty()).then(|| token.scopes.join(" ")),

@@ -1,5 +1,7 @@
 //! Signing keys: made or loaded, named by their thumbprint, published as a JWKS.
 
+mod verify;
+
 use std::fmt;
 
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
@@ -11,6 +13,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use skep_api::secret::Secret;
 use skep_runtime::rng::Rng;
+
+pub use verify::VerifyError;
 
 /// An ES256 key pair (RFC 7518 §3.4). Its id is the RFC 7638 thumbprint of the public key.
 pub struct SigningKey {

@@ -18,9 +18,12 @@ async fn the_metadata_names_the_issuer_and_what_works() {
                 "token_endpoint": format!("{issuer}/oauth/token"),
                 "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
                 "response_types_supported": [],
-                "grant_types_supported": ["client_credentials"],
+                "grant_types_supported": [
+                    "client_credentials",
+                    "urn:ietf:params:oauth:grant-type:token-exchange",
+                ],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-                "scopes_supported": ["a", "b"],
+                "scopes_supported": ["a", "b", "c"],
             })
         );
     }

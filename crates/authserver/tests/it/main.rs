@@ -8,4 +8,6 @@ mod running;
 #[cfg(test)]
 mod token;
 #[cfg(test)]
+mod token_exchange;
+#[cfg(test)]
 mod user_tokens;

@@ -31,18 +31,28 @@ impl Drop for Running {
 
 impl Running {
     /// Clients `ci` (one resource, scopes a and b), `many` (two resources, no scope), `odd:id` (odd
-    /// characters in id and secret) and `idle` (no grant).
+    /// characters in id and secret), `idle` (no grant), `proxy` (exchanges for one audience, scopes a and c)
+    /// and `wide` (exchanges for three).
     pub(crate) async fn start() -> Self {
         Self::start_at("").await
     }
 
     /// The same, with a path in the issuer.
     pub(crate) async fn start_at(path: &str) -> Self {
+        Self::start_with(path, |_| {}).await
+    }
+
+    /// The same, with changes of the configuration.
+    pub(crate) async fn start_with(path: &str, change: impl FnOnce(&mut Config)) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut config = Config::new(Issuer::parse(&format!("http://{address}{path}")).unwrap());
         let idle =
             Client { grants: Vec::<GrantType>::new(), ..Client::new("idle", &Secret::new("idle-secret")) };
+        let exchanging = |id: &str| Client {
+            grants: vec![GrantType::TokenExchange],
+            ..Client::new(id, &Secret::new(format!("{id}-secret")))
+        };
         for client in [
             Client::new("ci", &Secret::new("ci-secret"))
                 .with_audience(RESOURCE)
@@ -53,9 +63,18 @@ impl Running {
                 .with_audience("https://other.example"),
             Client::new("odd:id", &Secret::new("p+s %word")).with_audience(RESOURCE),
             idle.with_audience(RESOURCE),
+            exchanging("proxy")
+                .with_exchange_audience("https://backend.example")
+                .with_scope("a")
+                .with_scope("c"),
+            exchanging("wide")
+                .with_exchange_audience("https://backend.example")
+                .with_exchange_audience("https://other.example/api")
+                .with_exchange_audience("backend"),
         ] {
             assert!(config.clients.insert(client));
         }
+        change(&mut config);
         let clock = ManualClock::at(NOW);
         let server = AuthServer::new(config, Arc::new(clock.clone()), Arc::new(SeededRng::new(1))).unwrap();
         let router = Arc::clone(&server).router();

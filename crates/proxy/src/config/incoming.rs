@@ -286,11 +286,11 @@ fn introspection(
         }
         return Ok(None);
     };
-    let client_secret = secrets.variable(CLIENT_SECRET)?;
-    if client_secret.is_some() && oidc.client_id.is_empty() {
-        let reason = format!("there is a secret ({CLIENT_SECRET}) and no id that it goes with");
-        return Err(at.invalid("oidc_config.ClientID", &reason));
-    }
+    // A secret goes with an id; without one the environment's is for somebody else.
+    let client_secret = match oidc.client_id.is_empty() {
+        true => None,
+        false => secrets.variable(CLIENT_SECRET)?,
+    };
     let dialect = Dialect::of(&url);
     if dialect == Dialect::GitHub && client_secret.is_none() {
         let reason = format!("GitHub wants the id and the secret ({CLIENT_SECRET}) of the OAuth app");

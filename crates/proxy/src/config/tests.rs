@@ -188,3 +188,152 @@ fn a_local_server_without_authentication_runs() {
     let remote = load(&with(json!({"oidc_config": null, "skep": {"auth_mode": "anonymous"}}))).unwrap();
     assert!(matches!(remote.auth, AuthSettings::Anonymous));
 }
+
+/// A further issuer with changes.
+fn further(changes: Value) -> Value {
+    let mut issuer = json!({"subject_prefix": "p:", "oidc_config": {"Issuer": "https://partner.example", "Audience": "demo"}});
+    for (key, value) in changes.as_object().unwrap() {
+        if key == "oidc_config" {
+            for (name, inner) in value.as_object().unwrap() {
+                issuer["oidc_config"][name] = inner.clone();
+            }
+        } else {
+            issuer[key] = value.clone();
+        }
+    }
+    issuer
+}
+
+#[test]
+fn rules_for_tokens_that_contradict_each_other_are_refused_by_name() {
+    let rules = |rules: Value| json!({"skep": {"issuer": rules}});
+    let issuers = |issuers: Vec<Value>| json!({"skep": {"further_issuers": issuers}});
+    let entra = |rules: Value| {
+        json!({
+            "oidc_config": {"Issuer": "https://login.example/{tenantid}/v2.0", "Audience": "demo"},
+            "skep": {"issuer": rules},
+        })
+    };
+    let opaque = json!({"IntrospectionURL": "https://idp.example/introspect"});
+    let both_ask = json!({
+        "oidc_config": {"Issuer": "https://idp.example", "Audience": "demo", "IntrospectionURL": "https://idp.example/x"},
+        "skep": {"further_issuers": [further(json!({"oidc_config": opaque}))]},
+    });
+    for (changes, expected) in [
+        (rules(json!({"tenants": ["t"]})), "skep.issuer.tenants: the issuer has no {tenantid}"),
+        (entra(json!({})), "skep.issuer.tenants: the issuer has {tenantid} in it"),
+        (entra(json!({"tenants": ["a/b"]})), "\"a/b\" is not the id of a tenant"),
+        (rules(json!({"profile": "rfc9068", "accept_id_token": true})), "skep.issuer.accept_id_token"),
+        (rules(json!({"profile": "rfc1"})), "unknown variant"),
+        (rules(json!({"required_scopes": ["a b"]})), "\"a b\" is not a scope"),
+        (rules(json!({"required_scopes": [""]})), "is not a scope"),
+        (rules(json!({"scope_map": {"a\"": "b"}})), "is not a scope"),
+        (rules(json!({"authorized_parties": [""]})), "skep.issuer.authorized_parties"),
+        (rules(json!({"jwks_pins": ["nonsense"]})), "\"nonsense\" is not a SHA-256"),
+        (rules(json!({"jwks_cert_fingerprint": "abcd"})), "\"abcd\" is not a SHA-256"),
+        (
+            rules(json!({"discovery_url": "http://idp.example/x"})),
+            "skep.issuer.discovery_url: it must be https",
+        ),
+        (rules(json!({"introspection": {"cache_ttl_seconds": 5}})), "there is no IntrospectionURL"),
+        (
+            json!({
+                "oidc_config": {"Issuer": "https://i.example", "Audience": "a", "JWKSURL": "https://i.example/k"},
+                "skep": {"issuer": {"discovery_url": "https://i.example/d"}},
+            }),
+            "nothing is left to be discovered",
+        ),
+        (
+            json!({
+                "oidc_config": {"Issuer": "http://i.example", "Audience": "a", "InsecureAllowHTTP": true},
+                "skep": {"issuer": {"jwks_pins": ["ab".repeat(32)]}},
+            }),
+            "every URL of this issuer must be https",
+        ),
+        (
+            json!({"oidc_config": {
+                "Issuer": "https://github.com", "Audience": "https://github.com",
+                "IntrospectionURL": "https://api.github.com/applications/Iv1.x/token",
+            }}),
+            "GitHub wants the id and the secret",
+        ),
+        (issuers(vec![further(json!({"subject_prefix": ""}))]), "entry 0, subject_prefix: it is needed"),
+        (issuers(vec![further(json!({"subject_prefix": "client:x:"}))]), "clients that call for themselves"),
+        (issuers(vec![further(json!({"subject_prefix": "cli"}))]), "clients that call for themselves"),
+        (issuers(vec![further(json!({"subject_prefix": "a b"}))]), "spaces"),
+        (
+            issuers(vec![
+                further(json!({})),
+                further(json!({"subject_prefix": "p:q:", "oidc_config": {"Issuer": "https://c.example"}})),
+            ]),
+            "begin alike",
+        ),
+        (
+            issuers(vec![further(json!({})), further(json!({"subject_prefix": "q:"}))]),
+            "the issuer \"https://partner.example\" is there twice",
+        ),
+        (issuers(vec![further(json!({"oidc_config": {"Issuer": "https://idp.example/"}}))]), "there twice"),
+        (
+            issuers(vec![
+                further(
+                    json!({"oidc_config": {"Issuer": "https://l.example/{tenantid}/"}, "rules": {"tenants": ["t"]}}),
+                ),
+                further(json!({"subject_prefix": "q:", "oidc_config": {"Issuer": "https://l.example/t"}})),
+            ]),
+            "the issuer \"https://l.example/t\" is there twice",
+        ),
+        (
+            issuers(vec![further(json!({"oidc_config": {"Issuer": "http://x.example"}}))]),
+            "entry 0, oidc_config.Issuer",
+        ),
+        (issuers(vec![further(json!({"oidc_config": {"Audience": ""}}))]), "entry 0, oidc_config.Audience"),
+        (issuers(vec![further(json!({"oidc_config": {"Scopes": ["x"]}}))]), "entry 0, oidc_config.Scopes"),
+        (
+            issuers(vec![further(json!({"oidc_config": {"ResourceURL": "https://x"}}))]),
+            "entry 0, oidc_config.ResourceURL",
+        ),
+        (
+            issuers(vec![further(json!({"rules": {"allowed_algorithms": ["none"]}}))]),
+            "entry 0, rules.allowed_algorithms",
+        ),
+        (both_ask, "only one issuer may have an IntrospectionURL"),
+        (
+            json!({"oidc_config": null, "skep": {"auth_mode": "anonymous", "issuer": {"required_scopes": ["x"]}}}),
+            "skep.issuer: there is no oidc_config",
+        ),
+        (
+            json!({"oidc_config": null, "skep": {"auth_mode": "anonymous", "further_issuers": [further(json!({}))]}}),
+            "skep.further_issuers: there is no oidc_config",
+        ),
+    ] {
+        let error = load(&with(changes.clone())).expect_err(&changes.to_string());
+        assert!(error.contains(expected), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn several_issuers_have_rules_of_their_own_and_one_resource() {
+    let config = load(&with(json!({
+        "oidc_config": {
+            "Issuer": "https://login.example/{tenantid}/v2.0", "ResourceURL": "https://mcp.example/x", "Scopes": ["a"],
+            "IntrospectionURL": "https://login.example/introspect", "ClientID": "proxy",
+        },
+        "skep": {
+            "issuer": {"tenants": ["t1", "t2"], "required_scopes": ["a", "b"], "introspection": {"cache_ttl_seconds": 0}},
+            "further_issuers": [further(json!({
+                "rules": {"audiences": ["more"], "clock_skew_seconds": 5, "plain_client_subjects": true},
+            }))],
+        },
+    })))
+    .unwrap();
+    let AuthSettings::Token(token) = config.auth else { panic!() };
+    let [first, partner] = token.issuers.as_slice() else { panic!("{:?}", token.issuers) };
+    assert_eq!(first.names(), ["https://login.example/t1/v2.0", "https://login.example/t2/v2.0"]);
+    assert_eq!(token.scopes, ["a", "b"], "a client that has no token yet asks for what it needs");
+    assert_eq!(first.introspection.as_ref().unwrap().cache_ttl, Duration::ZERO);
+    assert_eq!(partner.rules.subject_prefix, "p:");
+    assert_eq!(partner.rules.leeway, Duration::from_secs(5));
+    assert!(partner.rules.plain_client_subjects && partner.introspection.is_none());
+    let audiences = ["demo", "more"].map(|text| Audience::parse(text).unwrap());
+    assert_eq!(partner.rules.audiences, audiences);
+}

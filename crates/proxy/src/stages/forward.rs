@@ -81,11 +81,17 @@ impl Forward {
         };
         let mut response = send(&credential).await.map_err(fail)?;
         // The server did nothing for a credential that it refused: the call may be sent again with another.
-        if response.status() == StatusCode::UNAUTHORIZED && !direct && credential.forget() {
+        let refused = |response: &Response<Incoming>| {
+            !direct && credential.refused(response.status(), response.headers())
+        };
+        if refused(&response) && credential.forget() {
             response = send(&remint().await?).await.map_err(fail)?;
         }
+        if refused(&response) {
+            return Err(fail(BackendFault::Unauthorized));
+        }
         let (mut head, body) = response.into_parts();
-        check_status(head.status, direct).map_err(fail)?;
+        check_status(head.status).map_err(fail)?;
         headers::to_client(&mut head.headers, direct);
         let kind = media_type(&head.headers);
         if filter.is_some() && (asked.is_some() || head.status.is_success()) && is_encoded(&head.headers) {
@@ -166,12 +172,11 @@ impl Forward {
     }
 }
 
-fn check_status(status: StatusCode, direct: bool) -> Result<(), BackendFault> {
+fn check_status(status: StatusCode) -> Result<(), BackendFault> {
     match status {
         StatusCode::SWITCHING_PROTOCOLS => {
             Err(BackendFault::Protocol { reason: "it wants to switch protocols" })
         }
-        StatusCode::UNAUTHORIZED if !direct => Err(BackendFault::Unauthorized),
         _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use serde_json::{Value, json};
 use skep_auth::aws::{AwsCredentials, AwsError, AwsSts};
 use skep_auth::bearer;
@@ -159,6 +159,14 @@ impl Credential {
             Self::Aws { credentials, sts } => sts
                 .sign(credentials, method, url, headers, body)
                 .map_err(|_| BackendFault::Protocol { reason: "the request to it cannot be signed" }),
+        }
+    }
+
+    /// True when the MCP server's answer says that the credential is no good.
+    pub fn refused(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        match self {
+            Self::Fixed | Self::Token { .. } => status == StatusCode::UNAUTHORIZED,
+            Self::Aws { sts, .. } => sts.refused(status, headers),
         }
     }
 

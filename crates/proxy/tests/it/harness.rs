@@ -207,7 +207,7 @@ fn load(config: &Value) -> Result<ProxyConfig, ConfigError> {
 }
 
 /// RFC 7396: null removes.
-fn merge(target: &mut Value, changes: &Value) {
+pub(crate) fn merge(target: &mut Value, changes: &Value) {
     let Value::Object(changes) = changes else {
         *target = changes.clone();
         return;

@@ -8,6 +8,8 @@ mod authentication;
 #[cfg(test)]
 mod authorization;
 #[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod body;
 #[cfg(test)]
 mod differential;
@@ -22,6 +24,8 @@ mod harness;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]
+mod issuers;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod lists;
@@ -33,6 +37,8 @@ mod outgoing;
 mod outgoing_aws;
 #[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod runconfig_keys;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]

@@ -182,6 +182,9 @@ fn identity(parts: &Parts) -> (String, Value) {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{label}: {}", shown(claim));
     }
+    // Who exchanged the subject's token for this one (RFC 8693 §4.1).
+    let actor = claims.pointer("/act/sub");
+    let _ = writeln!(text, "actor: {}", actor.and_then(Value::as_str).unwrap_or("(none)"));
     text.push_str("(read from the token, signature not checked by this server)");
     let facts = json!({
         "credential": "bearer",
@@ -192,6 +195,7 @@ fn identity(parts: &Parts) -> (String, Value) {
         "scope": claims.get("scope"),
         "groups": claims.get("groups"),
         "clientId": claims.get("client_id"),
+        "actor": actor,
     });
     (text, facts)
 }

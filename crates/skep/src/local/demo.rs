@@ -38,7 +38,7 @@ pub(crate) struct Demo {
     /// Usual port and the one that was had: issuer, server, proxy.
     ports: [(u16, u16); 3],
     proxy_listener: Mutex<Option<Bound>>,
-    /// Known to this process alone, and gone with it.
+    /// Made at this start, and worth nothing after it.
     client_secret: Secret,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -85,7 +85,8 @@ impl Demo {
         let issuer_url = format!("http://127.0.0.1:{}", issuer.port);
         let mut config = Config::new(Issuer::parse(&issuer_url)?);
         let client_secret = random_secret();
-        config.clients.insert(proxy_client(&client_secret, server.port));
+        let new = config.clients.insert(proxy_client(&client_secret, server.port));
+        anyhow::ensure!(new, "two clients of the demo have one name");
         let provider = AuthServer::new(config, SystemClock::shared(), SystemRng::shared())?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -162,8 +163,8 @@ impl Demo {
 /// The proxy may exchange its callers' tokens for ones that the demo server wants, and nothing else.
 fn proxy_client(secret: &Secret, server_port: u16) -> Client {
     let mut client =
-        Client::new(PROXY_CLIENT, secret).with_audience(format!("http://127.0.0.1:{server_port}"));
-    client.grants = GrantType::ALL.to_vec();
+        Client::new(PROXY_CLIENT, secret).with_exchange_audience(format!("http://127.0.0.1:{server_port}"));
+    client.grants = vec![GrantType::TokenExchange];
     client
 }
 

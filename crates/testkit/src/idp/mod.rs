@@ -197,6 +197,11 @@ impl FakeIdp {
         spec.sign(self, self.clock.unix_seconds())
     }
 
+    /// A token of exactly this header and these claims, signed with the key for `alg`. Only `kid` is set.
+    pub fn sign(&self, alg: Alg, header: &Value, claims: &Value) -> String {
+        tokens::sign(&self.key(alg), alg, header, claims)
+    }
+
     /// A valid RS256 access token.
     pub fn token(&self, subject: &str, audience: &str) -> String {
         self.mint(&TokenSpec::valid(subject, audience))

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
-use super::{Alg, FakeIdp};
+use super::{Alg, FakeIdp, TestKey};
 
 /// What a token says and how it is signed. [`TokenSpec::valid`] is accepted; each builder changes one thing.
 ///
@@ -183,6 +183,14 @@ impl TokenSpec {
         };
         format!("{message}.{}", b64(&signature))
     }
+}
+
+pub(super) fn sign(key: &TestKey, alg: Alg, header: &Value, claims: &Value) -> String {
+    let header = changed(header.clone(), &[("kid".to_owned(), Some(json!(key.kid())))]);
+    let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let message = format!("{}.{}", b64(header.to_string().as_bytes()), b64(claims.to_string().as_bytes()));
+    let signature = key.sign(alg, message.as_bytes());
+    format!("{message}.{}", b64(&signature))
 }
 
 fn changed(defaults: Value, changes: &[(String, Option<Value>)]) -> Value {

@@ -4,21 +4,62 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::harness::{repository, skep};
 
 /// The quickstart's manifest is run, not checked: it points at loopback, which only `skep up` allows.
 #[tokio::test]
 async fn every_example_for_a_cluster_passes_check_without_a_warning() {
     let home = tempfile::tempdir().unwrap();
-    let entries = fs::read_dir(repository().join("examples")).unwrap().map(|entry| entry.unwrap().path());
-    let folders: Vec<PathBuf> =
-        entries.filter(|path| path.is_dir() && !path.ends_with("quickstart")).collect();
-    assert!(folders.len() >= 5, "{folders:?}");
-    for folder in folders {
+    for folder in examples() {
         let run = skep::run(home.path(), ["check", "-f", folder.to_str().unwrap()]).await;
         assert_eq!(run.code, Some(0), "{}:\n{}{}", folder.display(), run.stdout, run.stderr);
         assert!(run.stdout.ends_with(" 0 errors, 0 warnings\n"), "{}:\n{}", folder.display(), run.stdout);
     }
+}
+
+/// What `check` lets through has a plan; what is secret is in it by name only.
+#[tokio::test]
+async fn every_example_for_a_cluster_renders_and_no_secret_shows() {
+    let home = tempfile::tempdir().unwrap();
+    for folder in examples() {
+        let run = skep::run(home.path(), ["render", "-o", "json", "-f", folder.to_str().unwrap()]).await;
+        assert_eq!(run.code, Some(0), "{}:\n{}", folder.display(), run.stderr);
+        let rendered: Value = serde_json::from_str(&run.stdout).unwrap();
+        let items = rendered["items"].as_array().unwrap();
+        assert!(items.iter().any(|item| item["kind"] == "Deployment"), "{}", folder.display());
+        assert!(!run.stdout.contains("only-an-example"), "{}: a secret's value", folder.display());
+    }
+}
+
+/// The exchange of the example, as its pod is told of it.
+#[tokio::test]
+async fn the_example_of_an_exchange_reaches_the_pod_with_a_file_and_a_variable_for_its_key() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = repository().join("examples/token-exchange");
+    let run = skep::run(home.path(), ["render", "-o", "json", "-f", folder.to_str().unwrap()]).await;
+    let rendered: Value = serde_json::from_str(&run.stdout).unwrap();
+    let of = |kind: &str| rendered["items"].as_array().unwrap().iter().find(|item| item["kind"] == kind);
+    let config = of("ConfigMap").unwrap()["data"]["runconfig.json"].as_str().unwrap();
+    let config: Value = serde_json::from_str(config).unwrap();
+    assert_eq!(
+        config["token_exchange_config"]["token_url"],
+        "https://login.example.com/realms/company/token"
+    );
+    assert_eq!(config["token_exchange_config"]["audience"], "https://crm.example.com");
+    assert_eq!(config["token_exchange_config"]["client_secret"], "");
+    assert_eq!(config["skep"]["token_exchange"]["client_auth"], "private_key_jwt");
+    assert_eq!(config["skep"]["token_exchange"]["ttl_cap_seconds"], 900);
+
+    let variable = "TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET";
+    let container = &of("Deployment").unwrap()["spec"]["template"]["spec"]["containers"][0];
+    let env = container["env"].as_array().unwrap().iter().find(|env| env["name"] == variable).unwrap();
+    assert_eq!(env["valueFrom"]["secretKeyRef"]["key"], "private-key.pem");
+    let file = config["skep"]["secret_files"][variable].as_str().unwrap();
+    let mounts = container["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| file.starts_with(mount["mountPath"].as_str().unwrap())).unwrap();
+    assert!(mount["subPath"].is_null(), "a subPath never changes: {mount}");
 }
 
 #[tokio::test]
@@ -42,6 +83,15 @@ async fn every_command_of_the_documents_exists() {
             _ => {}
         }
     }
+}
+
+/// The folders of `examples/` that are meant for a cluster.
+fn examples() -> Vec<PathBuf> {
+    let entries = fs::read_dir(repository().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+    let folders: Vec<PathBuf> =
+        entries.filter(|path| path.is_dir() && !path.ends_with("quickstart")).collect();
+    assert!(folders.len() >= 10, "{folders:?}");
+    folders
 }
 
 /// Every line of every shell block of the documents, with the document it stands in.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use skep_testkit::Reply;
+use skep_testkit::backend::well_behaved;
 
 use crate::harness::exchanging::{BACKEND, CALLERS, CONFIDENTIAL, Exchange, Exchanging};
 use crate::harness::external::Node;
@@ -178,6 +180,37 @@ async fn a_token_in_a_header_of_its_own_comes_without_the_callers_authorization(
     scene.assert_never_sent(&[token]);
 }
 
+#[tokio::test]
+async fn a_token_that_the_server_refuses_is_exchanged_anew_and_the_caller_sees_nothing_of_it() {
+    let name =
+        "exchange::a_token_that_the_server_refuses_is_exchanged_anew_and_the_caller_sees_nothing_of_it";
+    let Some(node) = Node::find(name) else { return };
+    let scene = Exchanging::start(&node).await;
+    let token = scene.token("alice").await;
+    assert_eq!(scene.call(&token).await.status, 200);
+
+    // The server has lost its faith in the token, as after a change of its own keys.
+    let old = scene.backend.requests()[0].header("authorization").unwrap().to_owned();
+    scene.backend.set_handler(move |request| match request.header("authorization") {
+        Some(sent) if sent == old => {
+            Reply::status(401).header("WWW-Authenticate", "Bearer error=\"invalid_token\"")
+        }
+        _ => well_behaved(request, 2),
+    });
+    for _ in 0..3 {
+        let answer = scene.call(&token).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(scene.idp.exchanges().await.issued, 2);
+
+    // One that takes none at all is not asked for ever, and the caller's own login is not at fault.
+    scene.backend.set_handler(|_| Reply::status(401));
+    let before = scene.idp.exchanges().await.issued;
+    let answer = scene.call(&token).await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    assert!(scene.idp.exchanges().await.issued - before <= 2);
+}
+
 /// What skep answers when an exchange fails.
 struct Row {
     fault: &'static str,
@@ -228,9 +261,24 @@ async fn each_way_in_which_the_provider_fails_has_its_answer_and_none_is_kept() 
         }
         let asked = scene.idp.exchanges().await.asked - before;
         assert!(asked >= 2, "{fault}: the second call asked again ({asked})");
+        let state = credential(&scene).await;
+        assert_eq!(state["ready"], false, "{fault}: {state}");
         scene.idp.fail("").await;
         assert_eq!(scene.call(&token).await.status, 200, "{fault}: it works as soon as the provider does");
+        assert_eq!(credential(&scene).await["ready"], true, "{fault}");
     }
+    // The operator learns which fault it is, and the audit log that it was no decision of a policy.
+    scene.idp.fail("invalid_target").await;
+    scene.call(&scene.token("last").await).await;
+    assert_eq!(credential(&scene).await["reason"], "invalid_target");
+    let failed = |record: &Value| record["subjects"]["user_id"] == "last";
+    assert_eq!(scene.up.audit(1, failed).await[0]["outcome"], "error");
+}
+
+/// What `/status` says of the proxy's credential.
+async fn credential(scene: &Exchanging) -> Value {
+    let url = scene.up.ready["metrics"].as_str().unwrap().replace("/metrics", "/status");
+    get(&url).await.message()["proxies"][0]["credential"].clone()
 }
 
 #[tokio::test]
@@ -252,7 +300,11 @@ async fn a_refused_token_is_challenged_once_and_a_newer_one_of_the_same_user_is_
             assert!(challenge.contains("resource_metadata="), "{challenge}");
             assert_eq!(serde_json::from_str::<Value>(&answer.body).unwrap()["error"], "invalid_token");
         }
-        assert_eq!(scene.idp.exchanges().await.asked - before, 1, "{fault}: the refusal is kept for a moment");
+        assert_eq!(
+            scene.idp.exchanges().await.asked - before,
+            1,
+            "{fault}: the refusal is kept for a moment"
+        );
         // The user has logged in again, and it did not help: no client shall go in circles.
         let again = scene.call(&second).await;
         assert_eq!(again.status, 403, "{fault}: {again:?}");

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::documents::shell_blocks;
+use crate::harness::exchanging::claims;
 use crate::harness::http::{call_tool, get, rpc};
 use crate::harness::up::Up;
 use crate::harness::{eventually, repository, skep};
@@ -66,13 +67,33 @@ fn assert_in_toolhives_schema(record: &Value) {
 }
 
 #[tokio::test]
-async fn the_demo_server_sees_who_calls_and_the_list_shows_what_one_may_call() {
+async fn the_demo_exchanges_tokens_and_the_server_sees_who_calls_with_a_token_of_its_own() {
+    let up = Up::demo().await;
+    let url = up.url("MCPRemoteProxy", "demo");
+    let bob = up.token("bob").await;
+    assert_eq!(claims(&format!("Bearer {bob}"))["aud"], url, "people's tokens are for the proxy");
+
+    let who = call_tool(&url, Some(&bob), "whoami", json!({})).await;
+    let facts = &who.message()["result"]["structuredContent"];
+    assert_eq!(facts["subject"], "bob", "{facts}");
+    assert_eq!(facts["issuer"], up.ready["issuer"], "{facts}");
+    assert_eq!(facts["clientId"], "skep-proxy", "{facts}");
+    assert_eq!(facts["actor"], "skep-proxy", "{facts}");
+    let audience = facts["audience"].as_str().unwrap();
+    assert!(audience.starts_with("http://127.0.0.1:") && !url.starts_with(audience), "{facts}");
+    assert_eq!(facts["groups"], json!(["eng"]), "{facts}");
+
+    // The token of the server is none of the proxy's.
+    let run = skep::run(up.home(), ["token", "--user", "bob", "--audience", audience]).await;
+    assert_eq!(call_tool(&url, Some(run.stdout.trim_end()), "whoami", json!({})).await.status, 401);
+}
+
+#[tokio::test]
+async fn the_list_shows_what_one_may_call() {
     let up = Up::demo().await;
     let url = up.url("MCPRemoteProxy", "demo");
     let (alice, bob) = (up.token("alice").await, up.token("bob").await);
 
-    let who = call_tool(&url, Some(&bob), "whoami", json!({})).await.tool_text();
-    assert!(who.contains("bob"), "{who}");
     let sum = call_tool(&url, Some(&bob), "add", json!({"a": 2, "b": 40})).await.tool_text();
     assert!(sum.contains("42"), "{sum}");
 
@@ -125,9 +146,23 @@ async fn the_commands_of_the_quickstart_get_the_answers_it_promises() {
     let calls: Vec<String> =
         shell_blocks(&text).into_iter().filter(|block| block.contains("curl -i")).collect();
     assert_eq!(calls.len(), 3, "{calls:?}");
+    let shown = |line: &str| line.replace("http://127.0.0.1:7502/mcp", &up.url("MCPRemoteProxy", "demo"));
+    let whoami: Vec<String> =
+        shell_blocks(&text).into_iter().filter(|block| block.contains("whoami")).collect();
+    let [whoami] = whoami.as_slice() else { panic!("one call of whoami: {whoami:?}") };
+    let output = up.shell(&shown(whoami)).output().await.unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let told = answer["result"]["content"][0]["text"].as_str().unwrap();
+    // The ports may be others than the usual ones while several tests run.
+    let without_port = |line: &str| line.split("127.0.0.1:").next().unwrap().to_owned();
+    let promised = text.split("```text\n").nth(1).unwrap().split("\n```").next().unwrap();
+    assert_eq!(promised.lines().count(), 7);
+    for (promise, line) in promised.lines().zip(told.lines()) {
+        assert_eq!(without_port(promise), without_port(line), "{told}");
+    }
     for (block, status) in calls.iter().zip(["200", "403", "401"]) {
         assert!(text.contains(&format!("status is `{status}`")), "the text promises {status}");
-        let line = block.replace("http://127.0.0.1:7502/mcp", &up.url("MCPRemoteProxy", "demo"));
+        let line = shown(block);
         let output = up.shell(&line).output().await.unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(printed.starts_with(&format!("HTTP/1.1 {status}")), "{line}\n{printed}");
@@ -157,22 +192,36 @@ async fn the_commands_that_it_prints_get_the_answers_that_it_says() {
 }
 
 #[tokio::test]
-async fn a_copy_of_the_demo_runs_beside_the_demos_own_servers() {
+async fn a_copy_of_the_demo_runs_beside_the_demos_own_servers_and_takes_an_edit() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = folder.path().join("my-demo.yaml");
+    let text = fs::read_to_string(repository().join("examples/quickstart/demo.yaml")).unwrap();
+    fs::write(&manifest, &text).unwrap();
+    let run = skep::run(folder.path(), ["check", "--local", "-f", "my-demo.yaml"]).await;
+    assert_eq!(run.code, Some(0), "{}", run.stdout);
+
     // These ports can't move: the copy names them. Another test may have them for a moment.
-    let manifest = repository().join("examples/quickstart/demo.yaml");
     let up =
         eventually("the ports of the demo are free", async || Up::try_beside_demo(&manifest).await).await;
     let url = up.url("MCPRemoteProxy", "demo");
     assert_eq!(up.ready["issuer"], "http://127.0.0.1:7500");
     let token = up.token("bob").await;
     let who = call_tool(&url, Some(&token), "whoami", json!({})).await.tool_text();
-    assert!(who.contains("bob"), "{who}");
+    assert!(who.contains("subject: bob\naudience: http://127.0.0.1:7501\n"), "{who}");
     let refused = call_tool(&url, Some(&token), "delete_everything", json!({})).await;
     assert_eq!(refused.status, 403, "{refused:?}");
 
-    // A second one can't have them, and says so.
-    let home = tempfile::tempdir().unwrap();
-    let run = skep::run(home.path(), ["up", "--demo", "-f", manifest.to_str().unwrap()]).await;
+    fs::write(&manifest, text.replace(r#"THVGroup::"admins""#, r#"THVGroup::"eng""#)).unwrap();
+    eventually("bob may", async || {
+        let answer = call_tool(&url, Some(&token), "delete_everything", json!({})).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    let who = call_tool(&url, Some(&up.token("alice").await), "whoami", json!({})).await.tool_text();
+    assert!(who.contains("subject: alice\n"), "the secret of the running demo is still in its place: {who}");
+
+    // A second one can't have the ports, and says so.
+    let run = skep::run(folder.path(), ["up", "--demo", "-f", "my-demo.yaml"]).await;
     assert_eq!(run.code, Some(1));
     assert!(run.stderr.contains("port 7500 is taken"), "{}", run.stderr);
 }

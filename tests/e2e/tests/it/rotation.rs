@@ -176,25 +176,25 @@ async fn a_secret_of_a_manifest_is_replaced_and_no_call_fails() {
     let (url, idp, folder) = (scene.url.clone(), Arc::new(scene.idp), scene.folder);
     let crowd = Crowd::start(&idp, &url);
     crowd.goes_on().await;
-    for round in 0..3 {
-        let (old, new) = (format!("secret-{round}"), format!("secret-{}", round + 1));
-        let old = if round == 0 { CONFIDENTIAL.secret } else { &old };
-        let (before, _) = text.split_once("apiVersion: v1\nkind: Secret").unwrap();
-        let changed = format!("{before}{}", secret(&new));
-        if round == 1 {
-            fs::write(folder.path().join("proxy.yaml"), changed).unwrap();
+    let (before, _) = text.split_once("apiVersion: v1\nkind: Secret").unwrap();
+    let mut old = CONFIDENTIAL.secret.to_owned();
+    for (round, provider_first) in [true, false, true].into_iter().enumerate() {
+        let new = format!("secret-{round}");
+        if provider_first {
+            idp.accept_secrets("skep", &[&old, &new]).await;
             crowd.goes_on().await;
-        } else {
-            idp.accept_secrets("skep", &[old, &new]).await;
-            crowd.goes_on().await;
-            fs::write(folder.path().join("proxy.yaml"), changed).unwrap();
-            // What `skep up` has read is all that it knows: the file is watched, and read within a second.
-            crowd.goes_on().await;
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         }
+        fs::write(folder.path().join("proxy.yaml"), format!("{before}{}", secret(&new))).unwrap();
+        // What `skep up` has read is all that it knows, so the old one is good until it has.
+        let taken = |lines: &[String]| {
+            let count = lines.iter().filter(|line| line.contains("exchanging was changed")).count();
+            (count > round).then_some(())
+        };
+        scene.up.stderr.find("exchanging was changed", taken).await;
+        crowd.goes_on().await;
         idp.accept_secrets("skep", &[&new]).await;
         crowd.goes_on().await;
+        old = new;
     }
     crowd.ends_without_a_failure().await;
-    drop(scene.up);
 }

@@ -7,8 +7,10 @@ use serde_json::{Value, json};
 use skep_testkit::free_port;
 use tempfile::TempDir;
 
+use crate::harness::exchanging::secret;
 use crate::harness::external::{Node, Running, python_sdk_client};
 use crate::harness::http::client;
+use crate::harness::idp::Idp;
 use crate::harness::up::Up;
 
 /// A proxy in front of server-everything.
@@ -18,28 +20,37 @@ use crate::harness::up::Up;
 struct Guarded {
     up: Up,
     url: String,
-    issuer: String,
-    _running: [Running; 2],
+    idp: Idp,
+    _server: Running,
     _folder: TempDir,
 }
 
 impl Guarded {
     async fn start(node: &Node) -> Self {
-        let state = tempfile::tempdir().unwrap();
-        let (provider, issuer) = node.identity_provider(state.path()).await;
+        Self::of(node, |_, manifest| manifest).await
+    }
+
+    /// One that exchanges its callers' tokens.
+    async fn exchanging(node: &Node) -> Self {
+        Self::of(node, exchanging).await
+    }
+
+    async fn of(node: &Node, change: impl Fn(&str, String) -> String) -> Self {
+        let idp = Idp::start(node).await;
         let (server, backend) = node.server_everything().await;
         let port = free_port();
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("everything.yaml"), manifest(&issuer, &backend, port)).unwrap();
+        let manifest = change(&idp.issuer, manifest(&idp.issuer, &backend, port));
+        fs::write(folder.path().join("everything.yaml"), manifest).unwrap();
         let up = Up::of(folder.path()).await;
         let url = up.url("MCPRemoteProxy", "everything");
-        Self { up, url, issuer, _running: [provider, server], _folder: folder }
+        Self { up, url, idp, _server: server, _folder: folder }
     }
 
     /// An access token of the provider for this proxy (client credentials, RFC 8707 resource).
     async fn token(&self, client_id: &str) -> String {
         let form = [("grant_type", "client_credentials"), ("scope", "mcp"), ("resource", &self.url)];
-        let request = client().post(format!("{}/token", self.issuer));
+        let request = client().post(format!("{}/token", self.idp.issuer));
         let response = request.basic_auth(client_id, Some(format!("{client_id}-secret"))).form(&form);
         let answer: Value = response.send().await.unwrap().json().await.unwrap();
         answer["access_token"].as_str().unwrap_or_else(|| panic!("no token in {answer}")).to_owned()
@@ -93,6 +104,31 @@ spec:
       name: sum
       description: Adds two numbers.
 "#
+    )
+}
+
+/// The manifest with an exchange of the caller's token.
+fn exchanging(issuer: &str, manifest: String) -> String {
+    let refers = "  externalAuthConfigRef:\n    name: everything\n  audit:\n";
+    format!(
+        "{}---
+apiVersion: toolhive.stacklok.dev/v1beta1
+kind: MCPExternalAuthConfig
+metadata:
+  name: everything
+spec:
+  type: tokenExchange
+  tokenExchange:
+    tokenUrl: {issuer}/token
+    clientId: skep
+    clientSecretRef:
+      name: skep-client
+      key: secret
+    audience: urn:test:everything
+---
+{}",
+        manifest.replace("  audit:\n", refers),
+        secret("skep-secret")
     )
 }
 
@@ -170,4 +206,25 @@ async fn the_python_sdk_works_through_the_proxy() {
         Value::Null,
         "a client's name is known from initialize only"
     );
+}
+
+#[tokio::test]
+async fn both_sdks_work_through_a_proxy_that_exchanges_their_tokens() {
+    let name = "sdk_clients::both_sdks_work_through_a_proxy_that_exchanges_their_tokens";
+    let Some(node) = Node::find(name) else { return };
+    let guarded = Guarded::exchanging(&node).await;
+    let token = guarded.token("build-bot").await;
+
+    let seen = node.sdk_client(&guarded.url, &token, "get-env").await;
+    assert_what_the_bot_sees(&seen);
+    assert_eq!(seen["session"], true, "{seen}");
+    assert_eq!(seen["refused"]["code"], 403, "{seen}");
+    let Some(seen) = python_sdk_client(name, &guarded.url, &token, "get-env").await else { return };
+    assert_what_the_bot_sees(&seen);
+    assert_eq!(guarded.idp.exchanges().await.issued, 1, "one for both clients, with all their sessions");
+
+    // A client whose token the provider no longer exchanges is told to get another one.
+    guarded.idp.fail("invalid_request").await;
+    let refused = node.sdk_client(&guarded.url, &guarded.token("release-bot").await, "get-env").await;
+    assert_eq!(refused["error"]["code"], 401, "{refused}");
 }

@@ -85,6 +85,24 @@ async fn a_secret_that_changed_in_its_file_is_read_when_the_old_one_is_refused()
 }
 
 #[tokio::test]
+async fn a_secret_that_moved_to_another_file_is_looked_for_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, after) = (folder.path().join("before"), folder.path().join("after"));
+    std::fs::write(&before, "wrong").unwrap();
+    std::fs::write(&after, "two").unwrap();
+    let accepted = Accepted::new("one");
+    let bench = client(&accepted, Some(&before)).await;
+    bench.token("t1").await.unwrap();
+    let mut settings = bench.settings.clone();
+    settings.credential_file = Some(after);
+    assert!(bench.exchanger.renew(&settings).unwrap());
+    assert!(bench.token("t1").await.unwrap().1, "where a secret lies is no part of what is asked for");
+    accepted.change_to("two");
+    bench.token("t2").await.unwrap();
+    assert_eq!(sent(&bench), ["one", "one", "two"]);
+}
+
+#[tokio::test]
 async fn the_secret_before_is_tried_while_the_provider_lags_behind() {
     let accepted = Accepted::new("one");
     let bench = client(&accepted, None).await;

@@ -117,7 +117,8 @@ fn manifest(issuer: &str, backend: &str, exchange: &Exchange<'_>) -> String {
     let indented = |lines: &str, by: usize| -> String {
         lines.lines().map(|line| format!("{:by$}{line}\n", "")).collect()
     };
-    let (lines, oidc, secret) = (indented(exchange.lines, 4), indented(exchange.oidc, 6), secret(exchange.secret));
+    let (lines, oidc, secret) =
+        (indented(exchange.lines, 4), indented(exchange.oidc, 6), secret(exchange.secret));
     format!(
         "apiVersion: toolhive.stacklok.dev/v1beta1
 kind: MCPRemoteProxy
