@@ -145,6 +145,20 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
+/// True for the names by which pods know the Kubernetes API server.
+pub fn is_api_server(host: &str) -> bool {
+    const NAMES: [&str; 4] = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ];
+    NAMES.iter().any(|name| host.eq_ignore_ascii_case(name))
+}
+
+/// Folder with the pod's own token, which is for the API server alone.
+pub const POD_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 #[cfg(test)]
 mod tests {
     use super::*;

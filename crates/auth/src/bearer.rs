@@ -1,7 +1,7 @@
 //! The Authorization header (RFC 6750 §2.1).
 
-use http::{HeaderMap, HeaderValue};
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
 
 use crate::error::AuthError;
 

@@ -1,6 +1,7 @@
 //! Finding an issuer's keys: OpenID Connect Discovery 1.0, then RFC 8414.
 
 use serde::Deserialize;
+use skep_api::secret::Secret;
 use url::Url;
 
 use crate::client::{FetchError, GuardedClient};
@@ -28,6 +29,7 @@ pub enum DiscoveryError {
 
 /// Finds the URL of the issuer's keys, in the document at `place` where that is given. The document must
 /// name the issuer that was asked for (OpenID Connect Discovery §4.3, RFC 8414 §3.3), wherever it lies.
+/// `token` is shown to the server that is asked: the API server of Kubernetes wants one for this too.
 ///
 /// # Errors
 /// When no metadata can be had, or it is somebody else's.
@@ -35,24 +37,30 @@ pub async fn jwks_url(
     client: &GuardedClient,
     issuer: &Issuer,
     place: Option<&Url>,
+    token: Option<&Secret>,
 ) -> Result<Url, DiscoveryError> {
     if let Some(place) = place {
-        return document(client, issuer, place.as_str()).await;
+        return document(client, issuer, place.as_str(), token).await;
     }
     let oidc = issuer.discovery_url();
-    match document(client, issuer, &oidc).await {
+    match document(client, issuer, &oidc, token).await {
         Err(DiscoveryError::Fetch(FetchError::Status { status: 404, .. })) => {}
         found => return found,
     }
     match issuer.oauth_metadata_url() {
-        Some(url) => document(client, issuer, &url).await,
+        Some(url) => document(client, issuer, &url, token).await,
         None => Err(DiscoveryError::Document { url: oidc }),
     }
 }
 
-async fn document(client: &GuardedClient, issuer: &Issuer, address: &str) -> Result<Url, DiscoveryError> {
+async fn document(
+    client: &GuardedClient,
+    issuer: &Issuer,
+    address: &str,
+    token: Option<&Secret>,
+) -> Result<Url, DiscoveryError> {
     let url = Url::parse(address).map_err(|_| DiscoveryError::Document { url: address.to_owned() })?;
-    let body = client.get_json(&url, None).await.map_err(DiscoveryError::Fetch)?;
+    let body = client.get_json(&url, token).await.map_err(DiscoveryError::Fetch)?;
     let not_a_document = || DiscoveryError::Document { url: address.to_owned() };
     let text = skep_api::json::check(&body, 32).map_err(|_| not_a_document())?;
     let document: Document = serde_json::from_str(text).map_err(|_| not_a_document())?;

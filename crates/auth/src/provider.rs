@@ -244,16 +244,16 @@ impl KeyProvider {
 
     async fn fetch(&self) -> Result<Arc<Fetched>, KeysError> {
         self.refreshes.fetch_add(1, Ordering::Relaxed);
-        let url = match &self.source.jwks_url {
-            Some(url) => url.clone(),
-            None => self.discovered().await?,
-        };
         let token = match &self.source.token_file {
             Some(path) => {
                 let text = tokio::fs::read_to_string(path).await.map_err(KeysError::TokenFile)?;
                 Some(Secret::new(text.trim()))
             }
             None => None,
+        };
+        let url = match &self.source.jwks_url {
+            Some(url) => url.clone(),
+            None => self.discovered(token.as_ref()).await?,
         };
         let document = self.client.get_json(&url, token.as_ref()).await.map_err(KeysError::Fetch)?;
         let now = self.clock.instant();
@@ -272,9 +272,10 @@ impl KeyProvider {
     }
 
     /// A URL from a document may be private only if the one a person wrote is.
-    async fn discovered(&self) -> Result<Url, KeysError> {
+    async fn discovered(&self, token: Option<&Secret>) -> Result<Url, KeysError> {
         let place = self.source.discovery_url.as_ref();
-        let found = jwks_url(&self.client, &self.source.issuer, place).await.map_err(KeysError::Discovery)?;
+        let found =
+            jwks_url(&self.client, &self.source.issuer, place, token).await.map_err(KeysError::Discovery)?;
         let written = place.cloned().or_else(|| Url::parse(self.source.issuer.as_str()).ok());
         let same_host = written.as_ref().is_some_and(|written| written.host() == found.host());
         let downgraded =
@@ -287,6 +288,15 @@ impl KeyProvider {
         if downgraded || (private && !written_private) {
             return Err(KeysError::KeysUrl { url: crate::client::redacted(&found) });
         }
-        Ok(found)
+        // A token goes to the server that a person named. The API server of Kubernetes writes an address of
+        // its own into the document, and answers alike at each.
+        match written {
+            Some(mut named) if self.source.token_file.is_some() && named.origin() != found.origin() => {
+                named.set_path(found.path());
+                named.set_query(found.query());
+                Ok(named)
+            }
+            _ => Ok(found),
+        }
     }
 }

@@ -42,6 +42,8 @@ pub enum Rejection {
     ToolFiltered { id: Option<Id>, accepts_json: bool },
     #[error("Unauthorized")]
     Denied { id: Option<Id> },
+    #[error("Unauthorized: the token lacks a scope that this call needs")]
+    ScopeMissing { required: Box<str>, challenge: Option<Box<HeaderValue>>, id: Option<Id> },
     #[error("too many streams are open; try again later")]
     TooManyStreams { id: Option<Id> },
     #[error("{source}")]
@@ -109,7 +111,9 @@ impl Rejection {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Host | Self::Origin | Self::Denied { .. } => StatusCode::FORBIDDEN,
+            Self::Host | Self::Origin | Self::Denied { .. } | Self::ScopeMissing { .. } => {
+                StatusCode::FORBIDDEN
+            }
             Self::Auth { source, .. } => source.status(),
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -121,6 +125,7 @@ impl Rejection {
             Self::ToolFiltered { accepts_json: true, .. } => StatusCode::OK,
             Self::ToolFiltered { accepts_json: false, .. } => StatusCode::BAD_REQUEST,
             Self::TooManyStreams { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crashed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Credential { source, .. } => source.status(),
             Self::Backend { source, .. } => source.status(),
         }
@@ -129,14 +134,16 @@ impl Rejection {
     /// Class of the refusal.
     pub fn kind(&self) -> RejectionKind {
         match self {
-            Self::Host | Self::Origin | Self::Denied { .. } | Self::ToolFiltered { .. } => {
-                RejectionKind::Denied
-            }
+            Self::Host
+            | Self::Origin
+            | Self::Denied { .. }
+            | Self::ScopeMissing { .. }
+            | Self::ToolFiltered { .. } => RejectionKind::Denied,
             Self::Auth { source, .. } if source.status().is_client_error() => RejectionKind::Denied,
             Self::Credential { source, .. } if source.status() == StatusCode::FORBIDDEN => {
                 RejectionKind::Denied
             }
-            Self::Credential { .. } => RejectionKind::Failure,
+            Self::Credential { .. } | Self::Crashed => RejectionKind::Failure,
             Self::Auth { .. } | Self::TooManyStreams { .. } | Self::Draining | Self::Backend { .. } => {
                 RejectionKind::Failure
             }
@@ -152,6 +159,7 @@ impl Rejection {
             Self::HeaderMismatch { .. } => Some(-32020),
             Self::ToolFiltered { .. } => Some(-32602),
             Self::Denied { .. }
+            | Self::ScopeMissing { .. }
             | Self::TooManyStreams { .. }
             | Self::Credential { .. }
             | Self::Backend { .. } => Some(i64::from(self.status().as_u16())),
@@ -178,6 +186,9 @@ impl Rejection {
         match self {
             Self::Auth { challenge: Some(challenge), .. } => {
                 headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::ScopeMissing { challenge: Some(challenge), .. } => {
+                headers.insert(WWW_AUTHENTICATE, *challenge);
             }
             Self::Method { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
@@ -209,6 +220,7 @@ impl Rejection {
             Self::HeaderMismatch { id, .. }
             | Self::ToolFiltered { id, .. }
             | Self::Denied { id }
+            | Self::ScopeMissing { id, .. }
             | Self::TooManyStreams { id }
             | Self::Credential { id, .. }
             | Self::Backend { id, .. } => id.as_ref(),

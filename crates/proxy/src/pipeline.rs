@@ -1,10 +1,12 @@
 //! The pipeline: what happens to every request, in order.
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONTENT_TYPE, UPGRADE, USER_AGENT, VARY,
@@ -12,6 +14,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
+use skep_auth::error::AuthError;
 use skep_runtime::clock::SharedClock;
 use skep_runtime::diagnostics::readyz;
 use skep_runtime::drain::{DrainWatch, Phase};
@@ -142,7 +145,7 @@ impl Pipeline {
         let mut verdict: Option<Verdict> = None;
         let authorized = authorize(parsed, self.authorization.as_ref(), &self.tools, &mut verdict);
         record.verdict(verdict);
-        let authorized = authorized?;
+        let authorized = authorized.map_err(|rejection| self.with_challenge(rejection))?;
         self.know_tool(&authorized);
         self.take_stream(authorized.id())?;
         let stream = StreamGuard { streams: Arc::clone(&self.streams), metrics: None };
@@ -285,6 +288,18 @@ impl Pipeline {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
 
+    /// Says where a token with the scope that is missing can be had.
+    fn with_challenge(&self, rejection: Rejection) -> Rejection {
+        match (rejection, &self.authentication) {
+            (Rejection::ScopeMissing { required, id, .. }, Authentication::Token { resource, .. }) => {
+                let error = AuthError::InsufficientScope { required: required.to_string() };
+                let challenge = Some(Box::new(resource.challenge(&error)));
+                Rejection::ScopeMissing { required, challenge, id }
+            }
+            (rejection, _) => rejection,
+        }
+    }
+
     fn take_stream(&self, id: Option<crate::message::Id>) -> Result<(), Rejection> {
         if self.streams.fetch_add(1, Ordering::AcqRel) >= self.max_streams {
             self.streams.fetch_sub(1, Ordering::AcqRel);
@@ -389,4 +404,21 @@ fn text_answer(status: StatusCode, body: &'static str) -> Response<ResponseBody>
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_crash_is_an_answer() {
+        let crashed = recovered::<()>(async { panic!("as a test wants it") }).await.unwrap_err();
+        let response = crashed.into_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()[CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "Internal Server Error");
+        assert_eq!(recovered(async { Ok(7) }).await.unwrap(), 7);
+    }
 }

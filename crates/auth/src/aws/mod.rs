@@ -183,9 +183,13 @@ impl AwsSts {
         landed.outcome.map(|credentials| (credentials, landed.kept))
     }
 
-    /// Forgets credentials that were refused.
+    /// Forgets credentials that were refused. Newer ones of the same caller stay.
     pub fn evict(&self, credentials: &AwsCredentials) {
-        self.kept.evict(&credentials.key);
+        if let Some(Ok(kept)) = self.kept.peek(&credentials.key)
+            && std::ptr::eq(Arc::as_ptr(&kept), credentials)
+        {
+            self.kept.evict(&credentials.key);
+        }
     }
 
     /// True when an answer of the server says that the credentials themselves are no good. AWS says so with

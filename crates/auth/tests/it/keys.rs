@@ -119,6 +119,40 @@ async fn the_token_for_the_key_endpoint_is_read_each_time_and_only_sent_there() 
 }
 
 #[tokio::test]
+async fn an_api_server_is_shown_the_token_and_asked_where_it_was_named() {
+    // A cluster's document names another of its addresses, which nobody named here.
+    let elsewhere = ScriptedServer::start(|_| Reply::status(404)).await;
+    let idp = FakeIdp::start().await;
+    let document = json!({
+        "issuer": idp.issuer(), "jwks_uri": elsewhere.url("/jwks"),
+    });
+    let keys = json!({"keys": [a_key().await]});
+    idp.server().set_handler(move |request| match request.path() {
+        "/.well-known/openid-configuration" => Reply::json(&document),
+        "/jwks" => Reply::json(&keys),
+        _ => Reply::status(404),
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "pod-token").unwrap();
+    let with_token = provider(idp.issuer(), |source| source.token_file = Some(file.path().to_owned()));
+    with_token.keys().await.unwrap();
+    let sent: Vec<_> = idp
+        .server()
+        .requests()
+        .iter()
+        .map(|request| (request.path().to_owned(), request.header("authorization").map(str::to_owned)))
+        .collect();
+    let token = Some("Bearer pod-token".to_owned());
+    assert_eq!(
+        sent,
+        [("/.well-known/openid-configuration".to_owned(), token.clone()), ("/jwks".to_owned(), token)]
+    );
+    assert!(elsewhere.requests().is_empty(), "the token never goes where only a document points");
+    assert!(provider(idp.issuer(), |_| {}).keys().await.is_err(), "without a token the document is followed");
+    assert_eq!(elsewhere.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn an_issuer_that_does_not_show_its_pinned_key_is_not_believed() {
     let ca = TestCa::new();
     let certificate = ca.server(&["127.0.0.1"]);

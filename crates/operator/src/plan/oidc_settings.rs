@@ -142,12 +142,7 @@ pub(super) fn token_file(
 }
 
 pub(super) fn is_api_server(url: &str) -> bool {
-    Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_ascii_lowercase)).is_some_and(|host| {
-        matches!(
-            host.as_str(),
-            "kubernetes.default" | "kubernetes.default.svc" | "kubernetes.default.svc.cluster.local"
-        )
-    })
+    Url::parse(url).ok().is_some_and(|url| url.host_str().is_some_and(skep_api::address::is_api_server))
 }
 
 /// How opaque tokens are asked about: the endpoint, and the proxy's own credential there.

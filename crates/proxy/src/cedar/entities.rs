@@ -251,3 +251,20 @@ fn hints(annotations: &ToolAnnotations) -> Vec<(String, RestrictedExpression)> {
     .filter_map(|(name, hint)| Some((name.to_owned(), RestrictedExpression::new_bool(hint?))))
     .collect()
 }
+
+/// The same caller, had the token these scopes too.
+pub(super) fn with_scopes(who: &Identity, scopes: &str) -> Identity {
+    let mut who = who.clone();
+    who.scopes.extend(scopes.split_ascii_whitespace().map(str::to_owned));
+    let claim =
+        if who.claims.contains_key("scope") || !who.claims.contains_key("scp") { "scope" } else { "scp" };
+    match who.claims.get_mut(claim) {
+        Some(Value::Array(held)) => held.extend(scopes.split_ascii_whitespace().map(Value::from)),
+        held => {
+            let before = held.and_then(|held| held.as_str()).unwrap_or_default();
+            let all = format!("{before} {scopes}").trim().to_owned();
+            who.claims.insert(claim.to_owned(), Value::String(all));
+        }
+    }
+    who
+}

@@ -10,8 +10,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
-    PolicySet, Request,
+    Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy,
+    PolicyId, PolicySet, Request,
 };
 use serde_json::Value;
 use skep_api::runconfig::{CedarConfig, ToolAnnotations};
@@ -22,6 +22,11 @@ use self::partition::Partition;
 use self::remembered::{Remembered, looks_at_arguments};
 
 pub use self::values::Numbers;
+
+/// Annotation of a permit with the scopes, separated by spaces, that its conditions ask for.
+const SCOPE_ANNOTATION: &str = "scope";
+/// Permits that are tried for a denied caller.
+const MOST_STEP_UPS: usize = 8;
 
 /// Why policies can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +146,26 @@ impl Policies {
             Some(remembered) => remembered.or_decide(who, action, || self.decide_now(who, action)),
             None => self.decide_now(who, action),
         }
+    }
+
+    /// The scopes that a denied caller lacks and nothing else: those that a permit names with
+    /// `@scope("...")`, where the same call by the same caller with them would be allowed. Asking for
+    /// them is then worth a new login (RFC 6750 §3.1 `insufficient_scope`).
+    pub fn missing_scope(&self, who: &Identity, action: Action<'_>) -> Option<String> {
+        let resource = self.model.resource(action).uid();
+        let named = self
+            .partition
+            .candidates(action.name(), &resource)
+            .flat_map(PolicySet::policies)
+            .filter(|policy| policy.effect() == Effect::Permit)
+            .filter_map(|policy| policy.annotation(SCOPE_ANNOTATION));
+        let lacking = named.filter(|scope| {
+            scope.split_ascii_whitespace().any(|scope| !who.scopes.iter().any(|held| held == scope))
+        });
+        lacking
+            .take(MOST_STEP_UPS)
+            .find(|scope| self.decide_now(&entities::with_scopes(who, scope), action).allowed)
+            .map(str::to_owned)
     }
 
     fn decide_now(&self, who: &Identity, action: Action<'_>) -> Verdict {

@@ -1,16 +1,18 @@
 //! How callers are known: `oidc_config`, the issuers besides it, and the rules that go with each.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
-use skep_api::address::Reach;
+use skep_api::address::{Egress, POD_TOKEN_DIR, Reach, is_api_server};
 use skep_api::runconfig::{IssuerRules, OidcConfig, RunConfig, TokenProfile};
 use skep_auth::introspection::{CACHE_TTL, Dialect, IntrospectionSettings};
 use skep_auth::names::{Audience, Issuer, TENANT};
 use skep_auth::pins::Pins;
 use skep_auth::rules::{CLIENT_PREFIX, TokenRules};
-use url::Url;
+use url::{Host, Url};
 
 use super::secrets::Secrets;
 use super::{ConfigError, file};
@@ -60,6 +62,8 @@ pub struct IssuerSettings {
     pub pins: Pins,
     /// What calls to the issuer may reach.
     pub reach: Reach,
+    /// What the process may reach for this issuer: the API server only if it is the issuer.
+    pub egress: Egress,
 }
 
 impl IssuerSettings {
@@ -72,6 +76,7 @@ impl IssuerSettings {
             && self.token_file == other.token_file
             && self.pins == other.pins
             && self.reach == other.reach
+            && self.egress == other.egress
             && self.has_keys() == other.has_keys()
     }
 
@@ -190,8 +195,14 @@ fn issuer(
     // The cluster's own token is for the cluster's own issuer, which is the first.
     let own_file = &oidc.auth_token_file;
     let shared_file = if at.further.is_none() { secrets.run.jwks_auth_token_file.as_str() } else { "" };
+    let servers = Servers::of(oidc, rules, secrets);
     let token_file = match if own_file.is_empty() { shared_file } else { own_file } {
         "" => None,
+        path if is_pod_token(Path::new(path)) && !servers.are_api_server => {
+            let reason = "it is the pod's own token, which is for the Kubernetes API server alone, and would be \
+                          sent to another host";
+            return Err(at.invalid("oidc_config.AuthTokenFile", reason));
+        }
         path => {
             file("oidc_config.AuthTokenFile", path, secrets.files)?;
             Some(PathBuf::from(path))
@@ -221,7 +232,49 @@ fn issuer(
         pins,
         // The URLs of identity providers that a manifest names may lie inside the network.
         reach: Reach { http: oidc.insecure_allow_http, private: true },
+        egress: servers.egress,
     })
+}
+
+/// By whatever way the path leads there.
+fn is_pod_token(path: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.starts_with(POD_TOKEN_DIR) || real(path).starts_with(real(Path::new(POD_TOKEN_DIR)))
+}
+
+/// Who is called for an issuer's tokens.
+struct Servers {
+    are_api_server: bool,
+    egress: Egress,
+}
+
+impl Servers {
+    /// Nothing that a manifest names may be the API server, unless its own tokens are judged.
+    fn of(oidc: &OidcConfig, rules: &IssuerRules, secrets: &Secrets<'_>) -> Self {
+        let address = (secrets.surroundings.variable)("KUBERNETES_SERVICE_HOST")
+            .and_then(|host| host.expose().parse::<IpAddr>().ok());
+        let is_api_server = |text: &str| {
+            let url = Url::parse(text).ok();
+            let literal = |url: &Url| match url.host() {
+                Some(Host::Ipv4(host)) => Some(IpAddr::V4(host)),
+                Some(Host::Ipv6(host)) => Some(IpAddr::V6(host)),
+                _ => None,
+            };
+            url.is_some_and(|url| {
+                url.host_str().is_some_and(is_api_server)
+                    || literal(&url).is_some_and(|host| Some(host) == address)
+            })
+        };
+        let first = [&oidc.jwks_url, &rules.discovery_url].into_iter().find(|url| !url.is_empty());
+        let keys = first.unwrap_or(&oidc.issuer);
+        let asked = Some(&oidc.introspection_url).filter(|url| !url.is_empty());
+        let are_api_server = is_api_server(keys) && asked.is_none_or(|url| is_api_server(url));
+        let mut egress = secrets.surroundings.egress.clone();
+        if are_api_server {
+            egress.deny.retain(|network| address.map(IpNet::from) != Some(*network));
+        }
+        Self { are_api_server, egress }
+    }
 }
 
 fn token_rules(

@@ -337,3 +337,46 @@ fn several_issuers_have_rules_of_their_own_and_one_resource() {
     let audiences = ["demo", "more"].map(|text| Audience::parse(text).unwrap());
     assert_eq!(partner.rules.audiences, audiences);
 }
+
+#[test]
+fn the_pods_own_token_goes_to_the_api_server_alone() {
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let api_server: ipnet::IpNet = "10.96.0.1/32".parse().unwrap();
+    let settings = |oidc: serde_json::Value| {
+        let run = json!({
+            "schema_version": "v0.1.0", "name": "demo", "transport": "streamable-http",
+            "remote_url": "https://mcp.example/", "oidc_config": oidc,
+        });
+        let run = parse(run.to_string().as_bytes(), "test").unwrap();
+        let variable = |name: &str| (name == "KUBERNETES_SERVICE_HOST").then(|| Secret::new("10.96.0.1"));
+        let egress = Egress { loopback: false, deny: vec![api_server, "10.0.0.0/24".parse().unwrap()] };
+        ProxyConfig::new(&run, &Surroundings { variable: &variable, egress })
+    };
+    for (issuer, more) in [
+        ("https://idp.example", json!({})),
+        ("https://kubernetes.default.svc.evil.example", json!({})),
+        ("https://kubernetes.default.svc", json!({"JWKSURL": "https://idp.example/jwks"})),
+        ("https://kubernetes.default.svc", json!({"IntrospectionURL": "https://idp.example/introspect"})),
+    ] {
+        let mut oidc = json!({"Issuer": issuer, "Audience": "a", "AuthTokenFile": token});
+        oidc.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let error = settings(oidc.clone()).unwrap_err().to_string();
+        assert!(error.contains("AuthTokenFile") && error.contains("API server alone"), "{oidc}: {error}");
+    }
+    for issuer in ["https://kubernetes.default.svc", "https://10.96.0.1"] {
+        // Allowed; only that there is no such file outside a pod.
+        let error = settings(json!({"Issuer": issuer, "Audience": "a", "AuthTokenFile": token})).unwrap_err();
+        assert!(matches!(error, ConfigError::File { .. }), "{issuer}: {error}");
+        let config = settings(json!({"Issuer": issuer, "Audience": "a"})).unwrap();
+        let AuthSettings::Token(tokens) = &config.auth else { panic!("no tokens") };
+        assert!(!tokens.issuers[0].egress.deny.contains(&api_server), "its keys are there");
+        assert_eq!(tokens.issuers[0].egress.deny.len(), 1);
+        assert!(config.egress.deny.contains(&api_server), "for everything else it stays out of reach");
+    }
+    let AuthSettings::Token(tokens) =
+        settings(json!({"Issuer": "https://idp.example", "Audience": "a"})).unwrap().auth
+    else {
+        panic!("no tokens")
+    };
+    assert!(tokens.issuers[0].egress.deny.contains(&api_server));
+}

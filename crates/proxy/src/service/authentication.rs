@@ -30,7 +30,7 @@ pub(super) fn authentication(
         Some((known, authenticator)) if known.issuers == token.issuers => Arc::clone(authenticator),
         _ => {
             let known = known.map(|(known, authenticator)| (&**known, &**authenticator));
-            Arc::new(authenticator(token, config, shared, known)?)
+            Arc::new(authenticator(token, shared, known)?)
         }
     };
     let resource = ProtectedResource {
@@ -56,7 +56,6 @@ pub(super) fn status(authenticator: &Authenticator) -> Value {
 
 fn authenticator(
     token: &TokenSettings,
-    config: &ProxyConfig,
     shared: &Shared,
     known: Option<(&TokenSettings, &Authenticator)>,
 ) -> Result<Authenticator, BuildError> {
@@ -77,13 +76,13 @@ fn authenticator(
                     discovery_url: settings.discovery_url.clone(),
                     token_file: settings.token_file.clone(),
                 };
-                Some(KeyProvider::new(source, client(settings, config, None)?, clock()))
+                Some(KeyProvider::new(source, client(settings, None)?, clock()))
             }
             None => None,
         };
         let introspector = match &settings.introspection {
             Some(how) => {
-                let client = client(settings, config, Some(MAX_ANSWER))?;
+                let client = client(settings, Some(MAX_ANSWER))?;
                 Some(Introspector::new(how.clone(), client, clock()))
             }
             None => None,
@@ -98,12 +97,8 @@ fn authenticator(
     Ok(Authenticator::new(issuers, limiter, clock()))
 }
 
-fn client(
-    settings: &IssuerSettings,
-    config: &ProxyConfig,
-    max_bytes: Option<usize>,
-) -> Result<GuardedClient, BuildError> {
-    let mut client = ClientConfig::new(config.egress.clone());
+fn client(settings: &IssuerSettings, max_bytes: Option<usize>) -> Result<GuardedClient, BuildError> {
+    let mut client = ClientConfig::new(settings.egress.clone());
     client.reach = settings.reach;
     client.ca_pem.clone_from(&settings.ca_pem);
     client.pins = settings.pins.clone();

@@ -25,7 +25,7 @@ pub struct Authorization {
 /// Decides a request. Without policies everything is allowed; with them, what nobody here knows is not.
 ///
 /// # Errors
-/// 403 with JSON-RPC code 403. Which policy decided is in the verdict, for the audit record and the
+/// 403 with JSON-RPC code 403, and with the scopes that are missing where these alone are. Which policy decided is in the verdict, for the audit record and the
 /// log, and not in the answer.
 pub fn authorize(
     request: Parsed,
@@ -36,7 +36,14 @@ pub fn authorize(
     let Some(authorization) = authorization else { return Ok(Authorized::new(request)) };
     let Some(message) = request.message() else { return Ok(Authorized::new(request)) };
     let who = principal(request.head().caller());
-    let decide = |action: Action<'_>| authorization.policies.decide(&who, action);
+    let mut missing = None;
+    let mut decide = |action: Action<'_>| {
+        let verdict = authorization.policies.decide(&who, action);
+        if !verdict.allowed {
+            missing = authorization.policies.missing_scope(&who, action);
+        }
+        verdict
+    };
     let decided = match &message.call {
         Call::Tool { name, arguments, .. } => {
             let own = authorization.annotations.of(name);
@@ -74,7 +81,11 @@ pub fn authorize(
         );
     }
     *verdict = Some(decided);
-    if allowed { Ok(Authorized::new(request)) } else { Err(Rejection::Denied { id: request.id() }) }
+    match missing {
+        _ if allowed => Ok(Authorized::new(request)),
+        Some(required) => Err(Rejection::ScopeMissing { required: required.into(), challenge: None, id: request.id() }),
+        None => Err(Rejection::Denied { id: request.id() }),
+    }
 }
 
 /// Who policies decide about.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use skep_testkit::backend::{replies, well_behaved};
+use skep_testkit::raw;
 
 use crate::harness::{Harness, PERMIT_ALL, call, cedar, names, rpc};
 
@@ -227,5 +228,31 @@ async fn a_verdict_for_one_argument_is_not_one_for_another() {
     for (argument, expected) in [(1, 200), (2, 403), (1, 200), (2, 403)] {
         let message = rpc(1, "tools/call", json!({"name": "tool-0", "arguments": {"a": argument}}));
         assert_eq!(harness.post(&message).await.status, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_can_say_which_scope_is_missing() {
+    let harness = Harness::start(cedar(&[
+        "@scope(\"mcp:write\") permit(principal, action, resource == Tool::\"tool-0\")
+            when { context has claim_scope && context.claim_scope like \"*mcp:write*\" };",
+        "@scope(\"mcp:write\") permit(principal, action, resource == Tool::\"tool-1\")
+            when { principal == Client::\"bob\" && context.claim_scope like \"*mcp:write*\" };",
+    ]))
+    .await;
+    let answer = harness.post(&call("tool-0")).await;
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_i64()), (403, Some(403)));
+    let challenge = answer.header("www-authenticate").unwrap();
+    assert!(challenge.contains("error=\"insufficient_scope\"") && challenge.contains("scope=\"mcp:write\""));
+    assert!(challenge.contains("resource_metadata="), "{challenge}");
+    // A new login does not help alice with what is bob's, nor anybody with what no policy names.
+    for tool in ["tool-1", "tool-2"] {
+        let answer = harness.post(&call(tool)).await;
+        assert_eq!((answer.status, answer.header("www-authenticate")), (403, None), "{tool}");
+    }
+    for claim in ["scope", "scp"] {
+        let token = harness.mint(|token| token.claim(claim, json!("mcp:read mcp:write")));
+        let answer = raw::post_rpc(harness.address, "/mcp", Some(&token), &call("tool-0")).await;
+        assert_eq!(answer.status, if claim == "scope" { 200 } else { 403 }, "{claim}: {}", answer.text());
     }
 }
