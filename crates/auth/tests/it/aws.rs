@@ -253,6 +253,9 @@ async fn credentials_that_were_refused_are_got_anew() {
     world.sts.evict(&credentials);
     assert!(!world.sts.credentials(&alice, TOKEN).await.unwrap().1);
     assert_eq!(world.server.requests().len(), 2);
+    // Another call that was sent with the old ones comes back later.
+    world.sts.evict(&credentials);
+    assert!(world.sts.credentials(&alice, TOKEN).await.unwrap().1);
 }
 
 #[tokio::test]

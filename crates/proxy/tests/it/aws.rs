@@ -61,7 +61,11 @@ async fn every_kind_of_request_is_signed() {
     let requests = harness.backend.requests();
     assert_eq!(requests.len(), 3);
     for request in requests {
-        assert!(request.header("authorization").unwrap().starts_with("AWS4-HMAC-SHA256 "), "{}", request.method);
+        assert!(
+            request.header("authorization").unwrap().starts_with("AWS4-HMAC-SHA256 "),
+            "{}",
+            request.method
+        );
     }
 }
 
@@ -69,11 +73,14 @@ async fn every_kind_of_request_is_signed() {
 async fn credentials_that_aws_no_longer_takes_are_renewed_once() {
     let (harness, sts) = start().await;
     assert_eq!(harness.post(&call("tool-0")).await.status, 200);
-    let refused = || Reply::body(403, "application/json", "{}").header("x-amzn-errortype", "ExpiredTokenException");
+    let refused =
+        || Reply::body(403, "application/json", "{}").header("x-amzn-errortype", "ExpiredTokenException");
     let first = std::sync::atomic::AtomicBool::new(true);
-    harness.backend.set_handler(move |request| match first.swap(false, std::sync::atomic::Ordering::SeqCst) {
-        true => refused(),
-        false => well_behaved(request, 3),
+    harness.backend.set_handler(move |request| {
+        match first.swap(false, std::sync::atomic::Ordering::SeqCst) {
+            true => refused(),
+            false => well_behaved(request, 3),
+        }
     });
     assert_eq!(harness.post(&call("tool-0")).await.status, 200);
     assert_eq!((sts.requests().len(), harness.backend.requests().len()), (2, 3));
@@ -83,7 +90,13 @@ async fn credentials_that_aws_no_longer_takes_are_renewed_once() {
     assert_eq!(answer.status, 502, "once, not for ever");
     assert_eq!(sts.requests().len(), 3);
 
-    harness.backend.set_handler(|_| Reply::body(403, "application/json", "{}").header("x-amzn-errortype", "AccessDeniedException"));
-    assert_eq!(harness.post(&call("tool-0")).await.status, 403, "what the role may not do is the caller's affair");
+    harness.backend.set_handler(|_| {
+        Reply::body(403, "application/json", "{}").header("x-amzn-errortype", "AccessDeniedException")
+    });
+    assert_eq!(
+        harness.post(&call("tool-0")).await.status,
+        403,
+        "what the role may not do is the caller's affair"
+    );
     assert_eq!(sts.requests().len(), 3);
 }

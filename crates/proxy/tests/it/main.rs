@@ -42,4 +42,6 @@ mod runconfig_keys;
 #[cfg(test)]
 mod smuggling;
 #[cfg(test)]
+mod toolhive_rows;
+#[cfg(test)]
 mod tools;

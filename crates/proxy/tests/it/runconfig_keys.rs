@@ -72,9 +72,8 @@ impl Row {
                 let with = format!("{config:?}");
                 match (outcome, files.load(&before).map(|config| format!("{config:?}"))) {
                     (_, Err(error)) => Some(format!("already what it stands in is refused: {error}")),
-                    (Outcome::Shows(text), Ok(without)) => {
-                        (with == without || !with.contains(text)).then(|| format!("{text:?} does not show in {with}"))
-                    }
+                    (Outcome::Shows(text), Ok(without)) => (with == without || !with.contains(text))
+                        .then(|| format!("{text:?} does not show in {with}")),
                     (Outcome::Inert(why), Ok(without)) => {
                         assert!(!why.is_empty());
                         (with != without).then(|| format!("something changes: {with}"))
@@ -108,8 +107,7 @@ pub(crate) struct Files(TempDir);
 impl Files {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authz =
-            json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(principal, action, resource);"]}});
+        let authz = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(principal, action, resource);"]}});
         let ca = skep_testkit::tls::TestCa::new().pem();
         for (name, content) in [
             ("ca.pem", ca.as_str()),
@@ -128,9 +126,7 @@ impl Files {
         let text = config.to_string().replace("DIR", self.0.path().to_str().unwrap());
         let run = config::parse(text.as_bytes(), "test").map_err(|error| error.to_string())?;
         let variable = |name: &str| match name {
-            "TOOLHIVE_SECRET_KEY1" | "TOOLHIVE_SECRET_KEY2" => {
-                Some(Secret::new("s3cret-of-the-environment"))
-            }
+            "TOOLHIVE_SECRET_KEY1" | "TOOLHIVE_SECRET_KEY2" => Some(Secret::new("s3cret-of-the-environment")),
             _ => None,
         };
         let surroundings = Surroundings { variable: &variable, egress: Egress::default() };

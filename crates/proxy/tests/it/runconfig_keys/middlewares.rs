@@ -40,7 +40,8 @@ fn rows() -> Vec<Row> {
     let oidc = json!({"Issuer": "https://idp.example", "Audience": "demo"});
     let other = json!({"Issuer": "https://other.example", "Audience": "demo"});
     let local = json!({"oidc_config": null, "remote_url": null, "target_port": 9000});
-    let only_auth = |oidc: &Value| json!({"middleware_configs": [{"type": "auth", "parameters": {"oidc_config": oidc}}]});
+    let only_auth =
+        |oidc: &Value| json!({"middleware_configs": [{"type": "auth", "parameters": {"oidc_config": oidc}}]});
     let policies = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(principal, action, resource);"]}});
     let denial = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["forbid(principal, action, resource);"]}});
     let role = "arn:aws:iam::123456789012:role/mcp";
@@ -140,9 +141,15 @@ fn a_parameter_that_nobody_knows_is_refused() {
     let files = Files::new();
     for (kind, parameters) in TYPES.iter().filter(|(_, parameters)| !parameters.is_empty()) {
         let mut config = super::minimal();
-        super::merge(&mut config, &json!({"middleware_configs": [{"type": kind, "parameters": {"unheard_of": 1}}]}));
+        super::merge(
+            &mut config,
+            &json!({"middleware_configs": [{"type": kind, "parameters": {"unheard_of": 1}}]}),
+        );
         let error = files.load(&config).expect_err(kind);
-        assert!(error.contains(&format!("parameters of {kind}")) && error.contains("unheard_of"), "{kind}: {error}");
+        assert!(
+            error.contains(&format!("parameters of {kind}")) && error.contains("unheard_of"),
+            "{kind}: {error}"
+        );
         assert!(!parameters.contains(&"unheard_of"));
     }
 }
@@ -231,7 +238,10 @@ fn remote_auth_config_is_read_in_both_spellings() {
         (json!({"bearer_token": 7}), "it must be text"),
         (json!({"bearer_token": ""}), "without bearer_token"),
         (json!({"bearer_token": "KEY1,target=bearer_token", "bearer_token_file": "DIR/token"}), "contradict"),
-        (json!({"bearer_token": "KEY1,target=bearer_token", "BearerToken": "KEY2,target=bearer_token"}), "both spellings"),
+        (
+            json!({"bearer_token": "KEY1,target=bearer_token", "BearerToken": "KEY2,target=bearer_token"}),
+            "both spellings",
+        ),
         (json!({"bearer_token_file": "DIR/none"}), "DIR/none"),
         (json!({"Bearer": "x"}), "\"Bearer\" is not known"),
         (json!("KEY1,target=bearer_token"), "it must be an object"),

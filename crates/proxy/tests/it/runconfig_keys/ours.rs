@@ -15,13 +15,23 @@ pub(crate) fn rows() -> Vec<Row> {
 fn entrance() -> Vec<Row> {
     let policies = json!({"authz_config": {"version": "1.0", "type": "cedarv1", "cedar": {"policies": []}}});
     let local = json!({"remote_url": null, "target_port": 9000});
-    let exchange = json!({"token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"}});
+    let exchange =
+        json!({"token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"}});
     vec![
-        shows("skep.auth_mode", json!({"oidc_config": null, "skep": {"auth_mode": "anonymous"}}), "Anonymous"),
+        shows(
+            "skep.auth_mode",
+            json!({"oidc_config": null, "skep": {"auth_mode": "anonymous"}}),
+            "Anonymous",
+        ),
         shows("skep.client_token", json!({"skep": {"client_token": "forward"}}), "forward_token: true"),
-        refused("skep.client_token", json!({"skep": {"client_token": "forward"}}), "contradict").within(&exchange),
+        refused("skep.client_token", json!({"skep": {"client_token": "forward"}}), "contradict")
+            .within(&exchange),
         shows("skep.allowed_hosts[]", json!({"skep": {"allowed_hosts": ["tools.example"]}}), "tools.example"),
-        shows("skep.allow_private_endpoint", json!({"skep": {"allow_private_endpoint": true}}), "private: true"),
+        shows(
+            "skep.allow_private_endpoint",
+            json!({"skep": {"allow_private_endpoint": true}}),
+            "private: true",
+        ),
         inert(
             "skep.allow_private_endpoint",
             json!({"skep": {"allow_private_endpoint": true}}),
@@ -51,25 +61,123 @@ fn issuers() -> Vec<Row> {
     let pin = "0000000000000000000000000000000000000000000000000000000000000001";
     let tenants = json!({"Issuer": "https://login.example/{tenantid}/v2.0"});
     for (names, change, within, text) in [
-        (["skep.issuer.audiences[]", "skep.further_issuers[].rules.audiences[]"], json!({"audiences": ["more"]}), json!({}), "\"more\""),
-        (["skep.issuer.allowed_algorithms[]", "skep.further_issuers[].rules.allowed_algorithms[]"], json!({"allowed_algorithms": ["ES256"]}), json!({}), "[ES256]"),
-        (["skep.issuer.clock_skew_seconds", "skep.further_issuers[].rules.clock_skew_seconds"], json!({"clock_skew_seconds": 7}), json!({}), "7s"),
-        (["skep.issuer.discovery_url", "skep.further_issuers[].rules.discovery_url"], json!({"discovery_url": "https://login.example/.well-known/openid-configuration"}), json!({}), "login.example"),
-        (["skep.issuer.tenants[]", "skep.further_issuers[].rules.tenants[]"], json!({"tenants": ["t-1", "t-2"]}), tenants, "t-2"),
-        (["skep.issuer.accept_id_token", "skep.further_issuers[].rules.accept_id_token"], json!({"accept_id_token": true}), json!({}), "id_token"),
-        (["skep.issuer.profile", "skep.further_issuers[].rules.profile"], json!({"profile": "rfc9068"}), json!({}), ""),
-        (["skep.issuer.authorized_parties[]", "skep.further_issuers[].rules.authorized_parties[]"], json!({"authorized_parties": ["cli"]}), json!({}), "\"cli\""),
-        (["skep.issuer.scope_map.*", "skep.further_issuers[].rules.scope_map.*"], json!({"scope_map": {"api://a/x": "x"}}), json!({}), "api://a/x"),
-        (["skep.issuer.required_scopes[]", "skep.further_issuers[].rules.required_scopes[]"], json!({"required_scopes": ["mcp:use"]}), json!({}), "mcp:use"),
-        (["skep.issuer.claim_mappings.subject", "skep.further_issuers[].rules.claim_mappings.subject"], json!({"claim_mappings": {"subject": "oid"}}), json!({}), "oid"),
-        (["skep.issuer.claim_mappings.email", "skep.further_issuers[].rules.claim_mappings.email"], json!({"claim_mappings": {"email": "upn"}}), json!({}), "upn"),
-        (["skep.issuer.claim_mappings.name", "skep.further_issuers[].rules.claim_mappings.name"], json!({"claim_mappings": {"name": "cn"}}), json!({}), "cn"),
-        (["skep.issuer.claim_mappings.groups", "skep.further_issuers[].rules.claim_mappings.groups"], json!({"claim_mappings": {"groups": "a.b"}}), json!({}), "a.b"),
-        (["skep.issuer.claim_mappings.roles", "skep.further_issuers[].rules.claim_mappings.roles"], json!({"claim_mappings": {"roles": "c.d"}}), json!({}), "c.d"),
-        (["skep.issuer.jwks_pins[]", "skep.further_issuers[].rules.jwks_pins[]"], json!({"jwks_pins": [pin]}), json!({}), "0, 1]"),
-        (["skep.issuer.jwks_cert_fingerprint", "skep.further_issuers[].rules.jwks_cert_fingerprint"], json!({"jwks_cert_fingerprint": pin}), json!({}), "0, 1]"),
-        (["skep.issuer.introspection.cache_ttl_seconds", "skep.further_issuers[].rules.introspection.cache_ttl_seconds"], json!({"introspection": {"cache_ttl_seconds": 11}}), introspected.clone(), "11s"),
-        (["skep.issuer.plain_client_subjects", "skep.further_issuers[].rules.plain_client_subjects"], json!({"plain_client_subjects": true}), json!({}), ""),
+        (
+            ["skep.issuer.audiences[]", "skep.further_issuers[].rules.audiences[]"],
+            json!({"audiences": ["more"]}),
+            json!({}),
+            "\"more\"",
+        ),
+        (
+            ["skep.issuer.allowed_algorithms[]", "skep.further_issuers[].rules.allowed_algorithms[]"],
+            json!({"allowed_algorithms": ["ES256"]}),
+            json!({}),
+            "[ES256]",
+        ),
+        (
+            ["skep.issuer.clock_skew_seconds", "skep.further_issuers[].rules.clock_skew_seconds"],
+            json!({"clock_skew_seconds": 7}),
+            json!({}),
+            "7s",
+        ),
+        (
+            ["skep.issuer.discovery_url", "skep.further_issuers[].rules.discovery_url"],
+            json!({"discovery_url": "https://login.example/.well-known/openid-configuration"}),
+            json!({}),
+            "login.example",
+        ),
+        (
+            ["skep.issuer.tenants[]", "skep.further_issuers[].rules.tenants[]"],
+            json!({"tenants": ["t-1", "t-2"]}),
+            tenants,
+            "t-2",
+        ),
+        (
+            ["skep.issuer.accept_id_token", "skep.further_issuers[].rules.accept_id_token"],
+            json!({"accept_id_token": true}),
+            json!({}),
+            "id_token",
+        ),
+        (
+            ["skep.issuer.profile", "skep.further_issuers[].rules.profile"],
+            json!({"profile": "rfc9068"}),
+            json!({}),
+            "",
+        ),
+        (
+            ["skep.issuer.authorized_parties[]", "skep.further_issuers[].rules.authorized_parties[]"],
+            json!({"authorized_parties": ["cli"]}),
+            json!({}),
+            "\"cli\"",
+        ),
+        (
+            ["skep.issuer.scope_map.*", "skep.further_issuers[].rules.scope_map.*"],
+            json!({"scope_map": {"api://a/x": "x"}}),
+            json!({}),
+            "api://a/x",
+        ),
+        (
+            ["skep.issuer.required_scopes[]", "skep.further_issuers[].rules.required_scopes[]"],
+            json!({"required_scopes": ["mcp:use"]}),
+            json!({}),
+            "mcp:use",
+        ),
+        (
+            ["skep.issuer.claim_mappings.subject", "skep.further_issuers[].rules.claim_mappings.subject"],
+            json!({"claim_mappings": {"subject": "oid"}}),
+            json!({}),
+            "oid",
+        ),
+        (
+            ["skep.issuer.claim_mappings.email", "skep.further_issuers[].rules.claim_mappings.email"],
+            json!({"claim_mappings": {"email": "upn"}}),
+            json!({}),
+            "upn",
+        ),
+        (
+            ["skep.issuer.claim_mappings.name", "skep.further_issuers[].rules.claim_mappings.name"],
+            json!({"claim_mappings": {"name": "cn"}}),
+            json!({}),
+            "cn",
+        ),
+        (
+            ["skep.issuer.claim_mappings.groups", "skep.further_issuers[].rules.claim_mappings.groups"],
+            json!({"claim_mappings": {"groups": "a.b"}}),
+            json!({}),
+            "a.b",
+        ),
+        (
+            ["skep.issuer.claim_mappings.roles", "skep.further_issuers[].rules.claim_mappings.roles"],
+            json!({"claim_mappings": {"roles": "c.d"}}),
+            json!({}),
+            "c.d",
+        ),
+        (
+            ["skep.issuer.jwks_pins[]", "skep.further_issuers[].rules.jwks_pins[]"],
+            json!({"jwks_pins": [pin]}),
+            json!({}),
+            "0, 1]",
+        ),
+        (
+            ["skep.issuer.jwks_cert_fingerprint", "skep.further_issuers[].rules.jwks_cert_fingerprint"],
+            json!({"jwks_cert_fingerprint": pin}),
+            json!({}),
+            "0, 1]",
+        ),
+        (
+            [
+                "skep.issuer.introspection.cache_ttl_seconds",
+                "skep.further_issuers[].rules.introspection.cache_ttl_seconds",
+            ],
+            json!({"introspection": {"cache_ttl_seconds": 11}}),
+            introspected.clone(),
+            "11s",
+        ),
+        (
+            ["skep.issuer.plain_client_subjects", "skep.further_issuers[].rules.plain_client_subjects"],
+            json!({"plain_client_subjects": true}),
+            json!({}),
+            "",
+        ),
     ] {
         let tenants = within.get("Issuer").is_some();
         let before = if tenants { json!({"tenants": ["t-1"]}) } else { json!({}) };
@@ -81,12 +189,27 @@ fn issuers() -> Vec<Row> {
     }
     let changed = |name: &str, value: Value| further(&json!({name: value}), &json!({}));
     for (key, name, value, text) in [
-        ("skep.further_issuers[].oidc_config.Issuer", "Issuer", json!("https://third.example"), "third.example"),
+        (
+            "skep.further_issuers[].oidc_config.Issuer",
+            "Issuer",
+            json!("https://third.example"),
+            "third.example",
+        ),
         ("skep.further_issuers[].oidc_config.Audience", "Audience", json!("another"), "\"another\""),
-        ("skep.further_issuers[].oidc_config.JWKSURL", "JWKSURL", json!("https://keys.example/k"), "keys.example"),
+        (
+            "skep.further_issuers[].oidc_config.JWKSURL",
+            "JWKSURL",
+            json!("https://keys.example/k"),
+            "keys.example",
+        ),
         ("skep.further_issuers[].oidc_config.CACertPath", "CACertPath", json!("DIR/ca.pem"), "/ca.pem"),
         ("skep.further_issuers[].oidc_config.AuthTokenFile", "AuthTokenFile", json!("DIR/token"), "/token"),
-        ("skep.further_issuers[].oidc_config.InsecureAllowHTTP", "InsecureAllowHTTP", json!(true), "http: true"),
+        (
+            "skep.further_issuers[].oidc_config.InsecureAllowHTTP",
+            "InsecureAllowHTTP",
+            json!(true),
+            "http: true",
+        ),
         (
             "skep.further_issuers[].oidc_config.IntrospectionURL",
             "IntrospectionURL",
@@ -136,7 +259,8 @@ fn issuers() -> Vec<Row> {
 }
 
 fn outgoing() -> Vec<Row> {
-    let exchange = json!({"token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"}});
+    let exchange =
+        json!({"token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"}});
     let secret = json!({
         "token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"},
         "skep": {"secret_files": {"TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET": "DIR/token"}},
@@ -157,44 +281,108 @@ fn outgoing() -> Vec<Row> {
         "skep": {"token_exchange": {"client_auth": "spiffe_jwt", "client_assertion_file": "DIR/ca.pem"}},
     });
     vec![
-        shows("skep.token_exchange.client_auth", set("client_auth", json!("client_secret_post")), "SecretPost").within(&secret),
-        refused("skep.token_exchange.client_auth", set("client_auth", json!("client_secret_post")), "client_auth")
+        shows(
+            "skep.token_exchange.client_auth",
+            set("client_auth", json!("client_secret_post")),
+            "SecretPost",
+        )
+        .within(&secret),
+        refused(
+            "skep.token_exchange.client_auth",
+            set("client_auth", json!("client_secret_post")),
+            "client_auth",
+        )
+        .within(&exchange),
+        refused(
+            "skep.token_exchange.client_auth",
+            set("client_auth", json!("client_secret_post")),
+            "skep.token_exchange",
+        ),
+        shows(
+            "skep.token_exchange.grant_type",
+            set("grant_type", json!("client_credentials")),
+            "ClientCredentials",
+        )
+        .within(&exchange),
+        shows("skep.token_exchange.resource", set("resource", json!("https://r.example")), "r.example")
             .within(&exchange),
-        refused("skep.token_exchange.client_auth", set("client_auth", json!("client_secret_post")), "skep.token_exchange"),
-        shows("skep.token_exchange.grant_type", set("grant_type", json!("client_credentials")), "ClientCredentials")
+        refused("skep.token_exchange.resource", set("resource", json!("tools")), "resource")
             .within(&exchange),
-        shows("skep.token_exchange.resource", set("resource", json!("https://r.example")), "r.example").within(&exchange),
-        refused("skep.token_exchange.resource", set("resource", json!("tools")), "resource").within(&exchange),
-        shows("skep.token_exchange.actor_token_file", set("actor_token_file", json!("DIR/token")), "actor: Some").within(&exchange),
+        shows(
+            "skep.token_exchange.actor_token_file",
+            set("actor_token_file", json!("DIR/token")),
+            "actor: Some",
+        )
+        .within(&exchange),
         shows(
             "skep.token_exchange.client_key_id",
             json!({"skep": {"token_exchange": {"client_auth": "private_key_jwt", "client_key_id": "k-7"}}}),
             "k-7",
         )
         .within(&secret),
-        refused("skep.token_exchange.client_key_id", set("client_key_id", json!("k-7")), "client_key_id").within(&secret),
-        shows("skep.token_exchange.client_assertion_file", set("client_assertion_file", json!("DIR/token")), "/token")
-            .within(&svid),
-        refused("skep.token_exchange.client_assertion_file", set("client_assertion_file", json!("DIR/token")), "another method")
-            .within(&exchange),
-        shows("skep.token_exchange.client_certificate_file", set("client_certificate_file", json!("DIR/other-ca.pem")), "/other-ca.pem")
-            .within(&tls),
-        refused("skep.token_exchange.client_certificate_file", set("client_certificate_file", json!("")), "needs it").within(&tls),
+        refused("skep.token_exchange.client_key_id", set("client_key_id", json!("k-7")), "client_key_id")
+            .within(&secret),
+        shows(
+            "skep.token_exchange.client_assertion_file",
+            set("client_assertion_file", json!("DIR/token")),
+            "/token",
+        )
+        .within(&svid),
+        refused(
+            "skep.token_exchange.client_assertion_file",
+            set("client_assertion_file", json!("DIR/token")),
+            "another method",
+        )
+        .within(&exchange),
+        shows(
+            "skep.token_exchange.client_certificate_file",
+            set("client_certificate_file", json!("DIR/other-ca.pem")),
+            "/other-ca.pem",
+        )
+        .within(&tls),
+        refused(
+            "skep.token_exchange.client_certificate_file",
+            set("client_certificate_file", json!("")),
+            "needs it",
+        )
+        .within(&tls),
         shows(
             "skep.token_exchange.client_certificate_key_file",
             set("client_certificate_key_file", json!("DIR/other-ca.pem")),
             "/other-ca.pem",
         )
         .within(&tls),
-        shows("skep.token_exchange.ca_cert_path", set("ca_cert_path", json!("DIR/ca.pem")), "ca_pem: Some").within(&exchange),
-        shows("skep.token_exchange.ttl_cap_seconds", set("ttl_cap_seconds", json!(33)), "33s").within(&exchange),
-        shows("skep.token_exchange.negative_ttl_seconds", set("negative_ttl_seconds", json!(2)), "2s").within(&exchange),
-        refused("skep.token_exchange.negative_ttl_seconds", set("negative_ttl_seconds", json!(11)), "negative_ttl").within(&exchange),
-        shows("skep.aws.sts_endpoint", json!({"skep": {"aws": {"sts_endpoint": "https://vpce.example/"}}}), "vpce.example")
+        shows("skep.token_exchange.ca_cert_path", set("ca_cert_path", json!("DIR/ca.pem")), "ca_pem: Some")
+            .within(&exchange),
+        shows("skep.token_exchange.ttl_cap_seconds", set("ttl_cap_seconds", json!(33)), "33s")
+            .within(&exchange),
+        shows("skep.token_exchange.negative_ttl_seconds", set("negative_ttl_seconds", json!(2)), "2s")
+            .within(&exchange),
+        refused(
+            "skep.token_exchange.negative_ttl_seconds",
+            set("negative_ttl_seconds", json!(11)),
+            "negative_ttl",
+        )
+        .within(&exchange),
+        shows(
+            "skep.aws.sts_endpoint",
+            json!({"skep": {"aws": {"sts_endpoint": "https://vpce.example/"}}}),
+            "vpce.example",
+        )
+        .within(&aws),
+        refused("skep.aws.sts_endpoint", json!({"skep": {"aws": {"sts_endpoint": "vpce"}}}), "sts_endpoint")
             .within(&aws),
-        refused("skep.aws.sts_endpoint", json!({"skep": {"aws": {"sts_endpoint": "vpce"}}}), "sts_endpoint").within(&aws),
-        refused("skep.aws.sts_endpoint", json!({"skep": {"aws": {"sts_endpoint": "https://x.example/"}}}), "skep.aws"),
-        shows("skep.aws.ca_cert_path", json!({"skep": {"aws": {"ca_cert_path": "DIR/ca.pem"}}}), "ca_pem: Some").within(&aws),
+        refused(
+            "skep.aws.sts_endpoint",
+            json!({"skep": {"aws": {"sts_endpoint": "https://x.example/"}}}),
+            "skep.aws",
+        ),
+        shows(
+            "skep.aws.ca_cert_path",
+            json!({"skep": {"aws": {"ca_cert_path": "DIR/ca.pem"}}}),
+            "ca_pem: Some",
+        )
+        .within(&aws),
     ]
 }
 

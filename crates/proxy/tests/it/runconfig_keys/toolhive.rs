@@ -41,9 +41,17 @@ fn workload() -> Vec<Row> {
         inert("target_port", json!({"target_port": 9001}), "a remote server has its port in its URL"),
         shows("target_host", json!({"target_host": "10.1.2.3"}), "10.1.2.3").within(&local),
         inert("target_host", json!({"target_host": "10.1.2.3"}), "a remote server has its host in its URL"),
-        shows("allowed_origins[]", json!({"allowed_origins": ["https://app.example"]}), "https://app.example"),
+        shows(
+            "allowed_origins[]",
+            json!({"allowed_origins": ["https://app.example"]}),
+            "https://app.example",
+        ),
         inert("publish[]", json!({"publish": ["8080:80"]}), NOT_OURS),
-        inert("permission_profile_name_or_path", json!({"permission_profile_name_or_path": "network"}), NOT_OURS),
+        inert(
+            "permission_profile_name_or_path",
+            json!({"permission_profile_name_or_path": "network"}),
+            NOT_OURS,
+        ),
         inert("permission_profile", json!({"permission_profile": {"name": "network"}}), NOT_OURS),
         inert("env_vars.*", json!({"env_vars": {"A": "b"}}), NOT_OURS),
         inert("env_file_dir", json!({"env_file_dir": "/vault/secrets"}), NOT_OURS),
@@ -58,17 +66,37 @@ fn workload() -> Vec<Row> {
         shows("strict_protocol_validation", json!({"strict_protocol_validation": true}), "validation: true"),
         shows("stateless", json!({"stateless": true}), "stateless: true"),
         refused("session_ttl", json!({"session_ttl": "2h"}), "session_ttl"),
-        inert("proxy_mode", json!({"proxy_mode": "streamable-http"}), "what a server speaks HTTP with is its transport"),
-        inert("proxy_mode", json!({"proxy_mode": "sse"}), "the same: ToolHive puts the transport in its place"),
+        inert(
+            "proxy_mode",
+            json!({"proxy_mode": "streamable-http"}),
+            "what a server speaks HTTP with is its transport",
+        ),
+        inert(
+            "proxy_mode",
+            json!({"proxy_mode": "sse"}),
+            "the same: ToolHive puts the transport in its place",
+        ),
         refused("proxy_mode", json!({"proxy_mode": "carrier-pigeon"}), "proxy_mode"),
         inert("group", json!({"group": "team"}), "a label"),
         inert("ignore_config", json!({"ignore_config": true}), NOT_OURS),
         shows("endpoint_prefix", json!({"endpoint_prefix": "/team"}), "/team"),
         inert("runtime_config", json!({"runtime_config": {}}), NOT_OURS),
-        inert("scaling_config.backend_replicas", json!({"scaling_config": {"backend_replicas": 2}}), NOT_OURS),
-        refused("scaling_config.session_redis", json!({"scaling_config": {"session_redis": {}}}), "session_redis"),
+        inert(
+            "scaling_config.backend_replicas",
+            json!({"scaling_config": {"backend_replicas": 2}}),
+            NOT_OURS,
+        ),
+        refused(
+            "scaling_config.session_redis",
+            json!({"scaling_config": {"session_redis": {}}}),
+            "session_redis",
+        ),
         refused("rate_limit_config", json!({"rate_limit_config": {"shared": {}}}), "rate_limit_config"),
-        inert("rate_limit_namespace", json!({"rate_limit_namespace": "default"}), "goes with rate_limit_config"),
+        inert(
+            "rate_limit_namespace",
+            json!({"rate_limit_namespace": "default"}),
+            "goes with rate_limit_config",
+        ),
         refused("validating_webhooks[]", json!({"validating_webhooks": [{}]}), "validating_webhooks"),
         refused("mutating_webhooks[]", json!({"mutating_webhooks": [{}]}), "mutating_webhooks"),
         refused(
@@ -89,7 +117,11 @@ fn oidc() -> Vec<Row> {
         refused("oidc_config.Audience", oidc("Audience", json!("")), "oidc_config.Audience"),
         shows("oidc_config.JWKSURL", oidc("JWKSURL", json!("https://keys.example/k")), "keys.example"),
         shows("oidc_config.ClientID", oidc("ClientID", json!("me")), "\"me\"").within(&introspected),
-        refused("oidc_config.ClientSecret", oidc("ClientSecret", json!("s3cret")), "TOOLHIVE_OIDC_CLIENT_SECRET"),
+        refused(
+            "oidc_config.ClientSecret",
+            oidc("ClientSecret", json!("s3cret")),
+            "TOOLHIVE_OIDC_CLIENT_SECRET",
+        ),
         shows("oidc_config.CACertPath", oidc("CACertPath", json!("DIR/ca.pem")), "/ca.pem"),
         shows("oidc_config.AuthTokenFile", oidc("AuthTokenFile", json!("DIR/token")), "/token"),
         inert(
@@ -103,7 +135,11 @@ fn oidc() -> Vec<Row> {
             oidc("IntrospectionURL", json!("https://idp.example/introspect")),
             "/introspect",
         ),
-        shows("oidc_config.ResourceURL", oidc("ResourceURL", json!("https://r.example")), "https://r.example"),
+        shows(
+            "oidc_config.ResourceURL",
+            oidc("ResourceURL", json!("https://r.example")),
+            "https://r.example",
+        ),
         shows("oidc_config.Scopes[]", oidc("Scopes", json!(["mcp:use"])), "mcp:use"),
         shows("thv_ca_bundle", json!({"thv_ca_bundle": "DIR/ca.pem"}), "/ca.pem"),
         shows("jwks_auth_token_file", json!({"jwks_auth_token_file": "DIR/token"}), "/token"),
@@ -111,7 +147,8 @@ fn oidc() -> Vec<Row> {
 }
 
 fn outgoing() -> Vec<Row> {
-    let exchange = json!({"token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"}});
+    let exchange =
+        json!({"token_exchange_config": {"token_url": "https://idp.example/token", "client_id": "skep"}});
     let exchanged = |name: &str, value: serde_json::Value| json!({"token_exchange_config": {name: value}});
     let role = "arn:aws:iam::123456789012:role/mcp";
     let aws = json!({"aws_sts_config": {"region": "eu-central-1", "fallback_role_arn": role}});
@@ -211,45 +248,84 @@ fn outgoing() -> Vec<Row> {
 
 fn policies_and_tools() -> Vec<Row> {
     let policy = "permit(principal, action, resource);";
-    let authz = json!({"authz_config": {"version": "1.0", "type": "cedarv1", "cedar": {"policies": [policy]}}});
+    let authz =
+        json!({"authz_config": {"version": "1.0", "type": "cedarv1", "cedar": {"policies": [policy]}}});
     let cedar = |name: &str, value: serde_json::Value| json!({"authz_config": {"cedar": {name: value}}});
     let tool = |name: &str, value: serde_json::Value| json!({"tools_override": {"add": {name: value}}});
     let hint = |name: &str| json!({"tools_override": {"add": {"name": "sum", "annotations": {name: true}}}});
     let renamed = tool("name", json!("sum"));
     vec![
-        refused("authz_config.version", json!({"authz_config": {"version": "2.0"}}), "version").within(&authz),
+        refused("authz_config.version", json!({"authz_config": {"version": "2.0"}}), "version")
+            .within(&authz),
         refused("authz_config.type", json!({"authz_config": {"type": "httpv1"}}), "httpv1").within(&authz),
         refused("authz_config.type", json!({"authz_config": {"type": "rego"}}), "rego").within(&authz),
         refused("authz_config.pdp", json!({"authz_config": {"pdp": {}}}), "pdp").within(&authz),
-        shows("authz_config.cedar.policies[]", cedar("policies", json!(["forbid(principal, action, resource);"])), "forbid")
+        shows(
+            "authz_config.cedar.policies[]",
+            cedar("policies", json!(["forbid(principal, action, resource);"])),
+            "forbid",
+        )
+        .within(&authz),
+        shows("authz_config.cedar.entities_json", cedar("entities_json", json!("[]")), "\"[]\"")
             .within(&authz),
-        shows("authz_config.cedar.entities_json", cedar("entities_json", json!("[]")), "\"[]\"").within(&authz),
         refused(
             "authz_config.cedar.primary_upstream_provider",
             cedar("primary_upstream_provider", json!("okta")),
             "primary_upstream_provider",
         )
         .within(&authz),
-        shows("authz_config.cedar.group_claim_name", cedar("group_claim_name", json!("teams")), "teams").within(&authz),
-        shows("authz_config.cedar.role_claim_name", cedar("role_claim_name", json!("duties")), "duties").within(&authz),
-        shows("authz_config.cedar.group_entity_type", cedar("group_entity_type", json!("Team")), "Team").within(&authz),
-        shows("authz_config.cedar.multi_valued_claims[]", cedar("multi_valued_claims", json!(["teams"])), "teams")
+        shows("authz_config.cedar.group_claim_name", cedar("group_claim_name", json!("teams")), "teams")
             .within(&authz),
+        shows("authz_config.cedar.role_claim_name", cedar("role_claim_name", json!("duties")), "duties")
+            .within(&authz),
+        shows("authz_config.cedar.group_entity_type", cedar("group_entity_type", json!("Team")), "Team")
+            .within(&authz),
+        shows(
+            "authz_config.cedar.multi_valued_claims[]",
+            cedar("multi_valued_claims", json!(["teams"])),
+            "teams",
+        )
+        .within(&authz),
         shows("authz_config_path", json!({"authz_config_path": "DIR/authz.json"}), "permit("),
         refused("authz_config_path", json!({"authz_config_path": "DIR/none.json"}), "authz_config_path"),
         shows("tools_filter[]", json!({"tools_filter": ["add"]}), "\"add\""),
         shows("tools_override.*.name", renamed.clone(), "\"sum\""),
         shows("tools_override.*.description", tool("description", json!("adds")), "\"adds\""),
-        shows("tools_override.*.annotations.title", json!({"tools_override": {"add": {"annotations": {"title": "A"}}}}), "\"A\"")
-            .within(&renamed),
-        shows("tools_override.*.annotations.readOnlyHint", hint("readOnlyHint"), "read_only_hint: Some(true)").within(&renamed),
-        shows("tools_override.*.annotations.destructiveHint", hint("destructiveHint"), "destructive_hint: Some(true)")
-            .within(&renamed),
-        shows("tools_override.*.annotations.idempotentHint", hint("idempotentHint"), "idempotent_hint: Some(true)")
-            .within(&renamed),
-        shows("tools_override.*.annotations.openWorldHint", hint("openWorldHint"), "open_world_hint: Some(true)")
-            .within(&renamed),
-        refused("middleware_configs[].type", json!({"middleware_configs": [{"type": "magic"}]}), "middleware type: magic"),
+        shows(
+            "tools_override.*.annotations.title",
+            json!({"tools_override": {"add": {"annotations": {"title": "A"}}}}),
+            "\"A\"",
+        )
+        .within(&renamed),
+        shows(
+            "tools_override.*.annotations.readOnlyHint",
+            hint("readOnlyHint"),
+            "read_only_hint: Some(true)",
+        )
+        .within(&renamed),
+        shows(
+            "tools_override.*.annotations.destructiveHint",
+            hint("destructiveHint"),
+            "destructive_hint: Some(true)",
+        )
+        .within(&renamed),
+        shows(
+            "tools_override.*.annotations.idempotentHint",
+            hint("idempotentHint"),
+            "idempotent_hint: Some(true)",
+        )
+        .within(&renamed),
+        shows(
+            "tools_override.*.annotations.openWorldHint",
+            hint("openWorldHint"),
+            "open_world_hint: Some(true)",
+        )
+        .within(&renamed),
+        refused(
+            "middleware_configs[].type",
+            json!({"middleware_configs": [{"type": "magic"}]}),
+            "middleware type: magic",
+        ),
         refused(
             "middleware_configs[].parameters",
             json!({"middleware_configs": [{"type": "auth", "parameters": {"x": 1}}]}),
@@ -271,26 +347,54 @@ fn policies_and_tools() -> Vec<Row> {
 fn audit_and_telemetry() -> Vec<Row> {
     let on = json!({"audit_config": {}});
     let audit = |name: &str, value: serde_json::Value| json!({"audit_config": {name: value}});
-    let metrics = json!({"telemetry_config": {"enablePrometheusMetricsPath": true, "metricsOnTransportPort": false}});
+    let metrics =
+        json!({"telemetry_config": {"enablePrometheusMetricsPath": true, "metricsOnTransportPort": false}});
     let telemetry = |name: &str, value: serde_json::Value| json!({"telemetry_config": {name: value}});
     vec![
         shows("audit_config.enabled", audit("enabled", json!(false)), "audit: None").within(&on),
         shows("audit_config.component", audit("component", json!("front")), "\"front\"").within(&on),
-        shows("audit_config.eventTypes[]", audit("eventTypes", json!(["mcp_tool_call"])), "mcp_tool_call").within(&on),
-        refused("audit_config.eventTypes[]", audit("eventTypes", json!(["mcp_tool_cal"])), "mcp_tool_cal").within(&on),
-        shows("audit_config.excludeEventTypes[]", audit("excludeEventTypes", json!(["mcp_ping"])), "mcp_ping").within(&on),
-        refused("audit_config.excludeEventTypes[]", audit("excludeEventTypes", json!(["pings"])), "pings").within(&on),
-        shows("audit_config.includeRequestData", audit("includeRequestData", json!(true)), "request_data: true").within(&on),
-        shows("audit_config.includeResponseData", audit("includeResponseData", json!(true)), "response_data: true")
+        shows("audit_config.eventTypes[]", audit("eventTypes", json!(["mcp_tool_call"])), "mcp_tool_call")
             .within(&on),
-        shows("audit_config.detectApplicationErrors", audit("detectApplicationErrors", json!(false)), "errors: false")
+        refused("audit_config.eventTypes[]", audit("eventTypes", json!(["mcp_tool_cal"])), "mcp_tool_cal")
             .within(&on),
+        shows(
+            "audit_config.excludeEventTypes[]",
+            audit("excludeEventTypes", json!(["mcp_ping"])),
+            "mcp_ping",
+        )
+        .within(&on),
+        refused("audit_config.excludeEventTypes[]", audit("excludeEventTypes", json!(["pings"])), "pings")
+            .within(&on),
+        shows(
+            "audit_config.includeRequestData",
+            audit("includeRequestData", json!(true)),
+            "request_data: true",
+        )
+        .within(&on),
+        shows(
+            "audit_config.includeResponseData",
+            audit("includeResponseData", json!(true)),
+            "response_data: true",
+        )
+        .within(&on),
+        shows(
+            "audit_config.detectApplicationErrors",
+            audit("detectApplicationErrors", json!(false)),
+            "errors: false",
+        )
+        .within(&on),
         shows("audit_config.maxDataSize", audit("maxDataSize", json!(99)), "99").within(&on),
         // Kept, and without effect: chains of delegation are not recorded yet, so none is too long.
-        shows("audit_config.maxDelegationDepth", audit("maxDelegationDepth", json!(3)), "Some(3)").within(&on),
-        shows("audit_config.logFile", audit("logFile", json!("/var/log/audit.log")), "/var/log/audit.log").within(&on),
+        shows("audit_config.maxDelegationDepth", audit("maxDelegationDepth", json!(3)), "Some(3)")
+            .within(&on),
+        shows("audit_config.logFile", audit("logFile", json!("/var/log/audit.log")), "/var/log/audit.log")
+            .within(&on),
         shows("audit_config_path", json!({"audit_config_path": "DIR/audit.json"}), "from-a-file"),
-        refused("telemetry_config.endpoint", telemetry("endpoint", json!("otel:4318")), "telemetry_config.endpoint"),
+        refused(
+            "telemetry_config.endpoint",
+            telemetry("endpoint", json!("otel:4318")),
+            "telemetry_config.endpoint",
+        ),
         inert("telemetry_config.serviceName", telemetry("serviceName", json!("x")), NO_EXPORT),
         inert("telemetry_config.serviceVersion", telemetry("serviceVersion", json!("1")), NO_EXPORT),
         inert("telemetry_config.tracingEnabled", telemetry("tracingEnabled", json!(true)), NO_EXPORT),
@@ -298,14 +402,38 @@ fn audit_and_telemetry() -> Vec<Row> {
         inert("telemetry_config.samplingRate", telemetry("samplingRate", json!("0.05")), NO_EXPORT),
         inert("telemetry_config.headers.*", telemetry("headers", json!({"a": "b"})), NO_EXPORT),
         inert("telemetry_config.insecure", telemetry("insecure", json!(true)), NO_EXPORT),
-        inert("telemetry_config.environmentVariables[]", telemetry("environmentVariables", json!(["A"])), NO_EXPORT),
-        inert("telemetry_config.customAttributes.*", telemetry("customAttributes", json!({"a": "b"})), NO_EXPORT),
-        inert("telemetry_config.useLegacyAttributes", telemetry("useLegacyAttributes", json!(false)), NO_EXPORT),
+        inert(
+            "telemetry_config.environmentVariables[]",
+            telemetry("environmentVariables", json!(["A"])),
+            NO_EXPORT,
+        ),
+        inert(
+            "telemetry_config.customAttributes.*",
+            telemetry("customAttributes", json!({"a": "b"})),
+            NO_EXPORT,
+        ),
+        inert(
+            "telemetry_config.useLegacyAttributes",
+            telemetry("useLegacyAttributes", json!(false)),
+            NO_EXPORT,
+        ),
         inert("telemetry_config.caCertPath", telemetry("caCertPath", json!("/ca.pem")), NO_EXPORT),
-        shows("telemetry_config.enablePrometheusMetricsPath", telemetry("enablePrometheusMetricsPath", json!(true)), "port: true")
-            .within(&telemetry("metricsOnTransportPort", json!(true))),
-        shows("telemetry_config.metricsOnTransportPort", telemetry("metricsOnTransportPort", json!(true)), "port: true")
-            .within(&metrics),
-        shows("telemetry_config.prometheusPort", telemetry("prometheusPort", json!(9999)), "metrics_port: 9999"),
+        shows(
+            "telemetry_config.enablePrometheusMetricsPath",
+            telemetry("enablePrometheusMetricsPath", json!(true)),
+            "port: true",
+        )
+        .within(&telemetry("metricsOnTransportPort", json!(true))),
+        shows(
+            "telemetry_config.metricsOnTransportPort",
+            telemetry("metricsOnTransportPort", json!(true)),
+            "port: true",
+        )
+        .within(&metrics),
+        shows(
+            "telemetry_config.prometheusPort",
+            telemetry("prometheusPort", json!(9999)),
+            "metrics_port: 9999",
+        ),
     ]
 }

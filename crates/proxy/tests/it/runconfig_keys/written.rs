@@ -30,7 +30,9 @@ async fn running(fixture: &str, token_url: &str, further: Value) -> Harness {
         config.as_object_mut().unwrap().entry(name).or_insert(Value::Null);
     }
     merge(&mut config, &further);
-    let config = harness.changed(config).unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    let config = harness
+        .changed(config)
+        .unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
     harness.proxy.reload(config).unwrap();
     harness
 }
@@ -86,7 +88,11 @@ async fn a_remote_proxy_with_aws_credentials_runs() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let request = request.unwrap();
     let authorization = request.header("authorization").unwrap();
-    assert!(authorization.starts_with("AWS4-HMAC-SHA256 Credential=ASIAEXAMPLE/20260101/eu-central-1/aws-mcp/aws4_request"));
+    assert!(
+        authorization.starts_with(
+            "AWS4-HMAC-SHA256 Credential=ASIAEXAMPLE/20260101/eu-central-1/aws-mcp/aws4_request"
+        )
+    );
     let form = String::from_utf8(sts.requests().remove(0).body).unwrap();
     assert!(form.contains("role%2Fmcp") && form.contains("RoleSessionName=alice"), "{form}");
 }
