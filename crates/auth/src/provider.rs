@@ -112,6 +112,24 @@ impl KeyProvider {
         })
     }
 
+    /// A provider that reaches the same issuer in another way (other CA certificates, another token) and
+    /// has the keys that `before` fetched, to be fetched again as soon as they are asked for.
+    pub fn succeeding(
+        before: &Self,
+        source: KeySource,
+        client: GuardedClient,
+        clock: SharedClock,
+    ) -> Arc<Self> {
+        let provider = Self::new(source, client, clock);
+        if let Some(state) = before.state.load_full() {
+            let long_ago = provider.clock.instant().checked_sub(REFRESH_AFTER).unwrap_or(state.tried);
+            let tried = long_ago.min(state.tried);
+            let seen = long_ago.min(state.seen);
+            provider.state.store(Some(Arc::new(State { fetched: Arc::clone(&state.fetched), seen, tried })));
+        }
+        provider
+    }
+
     /// The issuer whose keys these are.
     pub fn issuer(&self) -> &Issuer {
         &self.source.issuer

@@ -149,6 +149,8 @@ pub struct AuditRecord {
     component: String,
     source: Value,
     subjects: Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegation: Option<Value>,
     target: Map<String, Value>,
     metadata: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +167,8 @@ pub struct Facts<'a> {
     pub user_agent: Option<&'a str>,
     pub request_id: &'a str,
     pub identity: Option<&'a Identity>,
+    /// Actors of a delegation that are written down.
+    pub delegation_depth: usize,
     pub client: Option<(&'a str, Option<&'a str>)>,
     pub http_method: &'a str,
     pub path: &'a str,
@@ -252,6 +256,7 @@ impl AuditRecord {
             component: facts.component.to_owned(),
             source: json!({"type": "network", "value": facts.source_address, "extra": source_extra}),
             subjects: subjects(facts.identity, facts.client),
+            delegation: facts.identity.and_then(|identity| delegation(identity, facts.delegation_depth)),
             target: target(&facts),
             metadata: json!({"extra": extra}),
             data,
@@ -309,6 +314,48 @@ fn event_type(http_method: &str, mcp_method: &str) -> &'static str {
         method if method.starts_with("notifications/") => "mcp_notification",
         _ => "mcp_request",
     }
+}
+
+/// Who acts for the caller, the last actor first (`act`, RFC 8693 §4.1), cut at `depth`.
+fn delegation(identity: &Identity, depth: usize) -> Option<Value> {
+    let mut next = identity.claims.get("act");
+    next?;
+    let mut chain = Vec::new();
+    let mut omitted = 0_u64;
+    let mut malformed = None;
+    while let Some(actor) = next {
+        let Some(members) = actor.as_object() else {
+            malformed = Some("act is not an object");
+            break;
+        };
+        let text = |name: &str| members.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let Some(subject) = text("sub") else {
+            malformed = Some("an actor has no sub");
+            break;
+        };
+        if chain.len() < depth {
+            let mut link = Map::new();
+            if let Some(issuer) = text("iss") {
+                link.insert("iss".to_owned(), json!(capped(issuer)));
+            }
+            link.insert("sub".to_owned(), json!(capped(subject)));
+            chain.push(Value::Object(link));
+        } else {
+            omitted += 1;
+        }
+        next = members.get("act");
+    }
+    let mut delegation = Map::new();
+    delegation.insert("chain".to_owned(), Value::Array(chain));
+    if omitted > 0 {
+        delegation.insert("truncated".to_owned(), json!(true));
+        delegation.insert("omitted".to_owned(), json!(omitted));
+    }
+    if let Some(reason) = malformed {
+        delegation.insert("malformed".to_owned(), json!(true));
+        delegation.insert("malformedReason".to_owned(), json!(reason));
+    }
+    Some(Value::Object(delegation))
 }
 
 fn subjects(identity: Option<&Identity>, client: Option<(&str, Option<&str>)>) -> Map<String, Value> {
@@ -387,6 +434,7 @@ mod tests {
             user_agent: Some(agent),
             request_id: "r",
             identity: None,
+            delegation_depth: 10,
             client: None,
             http_method: "POST",
             path: "/mcp",

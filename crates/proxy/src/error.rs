@@ -86,6 +86,8 @@ pub enum BackendFault {
     Closed,
     #[error("the MCP server refused the proxy's credential")]
     Unauthorized,
+    #[error("the MCP server wants a credential, and the proxy has none for it")]
+    WantsCredential,
     #[error("the MCP server answered in a way that cannot be passed on: {reason}")]
     Protocol { reason: &'static str },
     #[error("the MCP server's list is larger than the proxy may filter")]

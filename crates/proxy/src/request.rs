@@ -4,10 +4,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
+use http::{HeaderMap, HeaderName, Method};
 use skep_auth::identity::Identity;
 
 use crate::message::{Call, Id, Message};
+
+/// Headers of a client that are nobody else's business.
+const SECRET_HEADERS: [HeaderName; 3] = [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION];
 
 /// Who calls.
 #[derive(Debug, Clone)]
@@ -38,7 +42,13 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
-    pub(crate) fn new(method: Method, headers: HeaderMap, query: Option<String>, caller: Caller) -> Self {
+    pub(crate) fn new(method: Method, mut headers: HeaderMap, query: Option<String>, caller: Caller) -> Self {
+        // From here on headers are carried about, and whoever shows them must not show these.
+        for (name, value) in &mut headers {
+            if SECRET_HEADERS.contains(name) {
+                value.set_sensitive(true);
+            }
+        }
         Self { method, headers, query, caller }
     }
 
@@ -144,5 +154,22 @@ impl Authorized {
     pub(crate) fn into_parts(self) -> (Method, HeaderMap, Option<String>, Bytes) {
         let Parsed { head, message } = self.parsed;
         (head.method, head.headers, head.query, message.map(|message| message.body).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_keeps_secret_does_not_show_in_debug() {
+        let mut headers = HeaderMap::new();
+        for name in SECRET_HEADERS {
+            headers.append(name.clone(), "hunter2".parse().unwrap());
+            headers.append(name, "hunter3".parse().unwrap());
+        }
+        let head = Authenticated::new(Method::POST, headers, None, Caller::Anonymous);
+        let shown = format!("{head:?}");
+        assert!(!shown.contains("hunter") && shown.contains("authorization"), "{shown}");
     }
 }

@@ -20,6 +20,7 @@ use skep_runtime::clock::SharedClock;
 use skep_runtime::drain::DrainWatch;
 use skep_runtime::health::Readiness;
 use skep_runtime::http::{Ends, Handler, HttpLimits, ResponseBody};
+use skep_runtime::logging::chain;
 use skep_runtime::rng::SharedRng;
 
 use crate::annotations::AnnotationCache;
@@ -165,7 +166,7 @@ impl Proxy {
             }
             Err(error) => {
                 current.refused += 1;
-                current.last_refusal = Some(error.to_string());
+                current.last_refusal = Some(chain(&error));
                 self.metrics.reload(false);
                 Err(error)
             }
@@ -233,6 +234,9 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
     let upstream = Upstream::new(config).map_err(BuildError::Upstream)?;
     let audit_file = audit_file(config, current)?;
     let (authentication, authenticator) = authentication(config, shared, current)?;
+    // Last of all that can fail: taking over a rotated secret changes what the running version uses.
+    let outgoing = outgoing(config, shared, parts.metrics, current)?;
+    // From here on the new version is in force.
     for tool in config.tools.shown() {
         if let Some(actual) = config.tools.actual(tool) {
             parts.metrics.know_tool(actual);
@@ -242,8 +246,6 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
     parts
         .metrics
         .keys(authenticator.iter().flat_map(|authenticator| authenticator.keys()).cloned().collect());
-    // Last of all that can fail: taking over a rotated secret changes what the running version uses.
-    let outgoing = outgoing(config, shared, parts.metrics, current)?;
     current.authenticator = authenticator;
     current.audit_file = audit_file;
     current.outgoing = outgoing.clone();
@@ -268,6 +270,8 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
         forward: Forward {
             upstream,
             outgoing,
+            doubts: Arc::default(),
+            clock: Arc::clone(&shared.clock),
             policies,
             tools: Arc::clone(&tools),
             annotations: Arc::clone(parts.annotations),

@@ -80,6 +80,16 @@ impl IssuerSettings {
             && self.has_keys() == other.has_keys()
     }
 
+    /// True when the keys are the same issuer's, from the same place and with the same proof of who serves
+    /// them, whatever has changed about how it is reached. Keys of the one then are good keys of the other.
+    pub fn same_key_source(&self, other: &Self) -> bool {
+        self.issuer == other.issuer
+            && self.jwks_url == other.jwks_url
+            && self.discovery_url == other.discovery_url
+            && self.pins == other.pins
+            && self.has_keys() == other.has_keys()
+    }
+
     /// False for an issuer that has no keys, since none of its tokens are JWTs.
     pub fn has_keys(&self) -> bool {
         !self.introspection.as_ref().is_some_and(|settings| settings.dialect.is_keyless())

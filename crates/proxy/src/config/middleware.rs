@@ -228,16 +228,27 @@ fn take(entry: &MiddlewareConfig, run: &RunConfig, stages: &mut Stages) -> Resul
         }
         "audit" => {
             let given: Audit = parameters(entry)?;
-            let mut audit = match given.config_path.as_str() {
-                "" => given.config_data.unwrap_or_default(),
-                path => json_file("audit.config_path", path, &mut stages.files)?,
+            let mut audit = given.config_data;
+            if !given.config_path.is_empty() {
+                let from_file = json_file("audit.config_path", &given.config_path, &mut stages.files)?;
+                agree(&mut audit, Some(from_file), "config_data", "config_path")?;
+            }
+            let typed = stages.audit.take();
+            let mut audit = match (typed, audit) {
+                // The name of the component is said by the list alone.
+                (Some(typed), Some(given)) if unnamed(&typed) != unnamed(&given) => {
+                    return Err(ConfigError::Contradiction {
+                        first: "audit_config",
+                        second: "the audit middleware",
+                    });
+                }
+                (Some(typed), _) => typed,
+                (None, given) => given.unwrap_or_default(),
             };
             if audit.component.is_empty() {
                 audit.component = given.component;
             }
-            if audit.enabled != Some(false) {
-                stages.audit = Some(audit);
-            }
+            stages.audit = Some(audit).filter(|audit| audit.enabled != Some(false));
         }
         "tool-filter" | "tool-call-filter" => {
             let given: ToolFilter = parameters(entry)?;
@@ -278,7 +289,15 @@ fn take(entry: &MiddlewareConfig, run: &RunConfig, stages: &mut Stages) -> Resul
         }
         "header-forward" => {
             let given: HeaderForward = parameters(entry)?;
-            stages.plain_headers.extend(given.add_headers.unwrap_or_default());
+            for (name, value) in given.add_headers.unwrap_or_default() {
+                let before = stages.plain_headers.insert(name, value.clone());
+                if before.is_some_and(|before| before != value) {
+                    return Err(ConfigError::Contradiction {
+                        first: "header_forward",
+                        second: "the header-forward middleware",
+                    });
+                }
+            }
         }
         "origin" => {
             let given: Origin = parameters(entry)?;
@@ -314,6 +333,10 @@ fn known_events(audit: &AuditConfig) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+fn unnamed(audit: &AuditConfig) -> AuditConfig {
+    AuditConfig { component: String::new(), enabled: None, ..audit.clone() }
 }
 
 fn missing(kind: &str) -> ConfigError {

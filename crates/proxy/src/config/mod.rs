@@ -8,6 +8,7 @@ mod outgoing;
 mod remote_auth;
 mod secrets;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -183,11 +184,17 @@ impl ProxyConfig {
         let remote = !run.remote_url.is_empty();
         let target = target(run)?;
         let mut files = Vec::new();
-        let mut secrets = Secrets { run, surroundings, files: &mut files };
+        let mut secrets = Secrets { run, surroundings, files: &mut files, read: BTreeSet::new() };
         if stages.oidc.is_none() {
             incoming::refuse_unused(run)?;
         }
         let auth = match &stages.oidc {
+            Some(_) if run.skep.auth_mode == AuthMode::Anonymous => {
+                return Err(ConfigError::Contradiction {
+                    first: "skep.auth_mode: anonymous",
+                    second: "oidc_config, which asks for a token",
+                });
+            }
             Some(oidc) => AuthSettings::Token(Box::new(incoming::token_settings(oidc, &mut secrets)?)),
             None if run.skep.auth_mode == AuthMode::Anonymous => AuthSettings::Anonymous,
             // A local server without authentication runs, as it does elsewhere; a remote one, whose
@@ -198,6 +205,12 @@ impl ProxyConfig {
         let forward_token = run.skep.client_token == ClientToken::Forward;
         let add_headers = outgoing::headers(run, &stages, &mut secrets)?;
         let outgoing = outgoing::settings(run, &stages, &add_headers, &mut secrets)?;
+        // Nobody gets a credential of this proxy by leaving the question of who calls open.
+        let said = stages.oidc.is_some() || run.skep.auth_mode == AuthMode::Anonymous;
+        if !said && !matches!(outgoing, OutgoingSettings::Fixed) {
+            return Err(ConfigError::NoAuthentication);
+        }
+        secrets.refuse_unknown()?;
         if forward_token && !matches!(outgoing, OutgoingSettings::Fixed) {
             return Err(ConfigError::Contradiction {
                 first: "skep.client_token: forward",

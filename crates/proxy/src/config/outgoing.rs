@@ -258,8 +258,14 @@ fn client_auth(
             "the method of client authentication needs it",
         ));
     }
-    let secret = secrets.variable(CLIENT_SECRET)?;
     let secret_file = secrets.path(CLIENT_SECRET);
+    if secret_file.is_some() && matches!(method, Method::SpiffeJwt | Method::TlsClientAuth) {
+        return Err(ConfigError::Contradiction {
+            first: METHOD,
+            second: "a file with the client's secret in skep.secret_files",
+        });
+    }
+    let secret = secrets.variable(CLIENT_SECRET)?;
     let needed = |secret: Option<Secret>| {
         secret.ok_or_else(|| ConfigError::SecretMissing {
             key: METHOD,
@@ -318,7 +324,7 @@ pub(super) fn headers(
     stages: &middleware::Stages,
     secrets: &mut Secrets<'_>,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
-    let mut headers = Vec::new();
+    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
     let mut add = |key: &'static str, name: &str, value: &Secret| {
         let header = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| invalid(key, &format!("{name:?} is not a header name")))?;
@@ -331,8 +337,14 @@ pub(super) fn headers(
         let mut value = HeaderValue::from_str(value.expose())
             .map_err(|_| invalid(key, &format!("the value for {name} cannot stand in a header")))?;
         value.set_sensitive(true);
-        headers.push((header, value));
-        Ok(())
+        match headers.iter().find(|(known, _)| *known == header) {
+            Some((_, known)) if *known == value => Ok(()),
+            Some(_) => Err(invalid(key, &format!("the header {name:?} is set twice, to different values"))),
+            None => {
+                headers.push((header, value));
+                Ok(())
+            }
+        }
     };
     for (name, value) in &stages.plain_headers {
         add("header_forward.add_plaintext_headers", name, &Secret::new(value.as_str()))?;

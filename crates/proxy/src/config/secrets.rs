@@ -1,5 +1,6 @@
 //! Secret values: from a file, which may change while the proxy runs, or from the environment.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use skep_api::runconfig::RunConfig;
@@ -12,6 +13,8 @@ pub(super) struct Secrets<'a> {
     pub(super) run: &'a RunConfig,
     pub(super) surroundings: &'a Surroundings<'a>,
     pub(super) files: &'a mut Vec<PathBuf>,
+    /// Variables that were asked for.
+    pub(super) read: BTreeSet<String>,
 }
 
 impl Secrets<'_> {
@@ -21,11 +24,34 @@ impl Secrets<'_> {
     /// When the file can't be read or is no text.
     pub(super) fn variable(&mut self, variable: &str) -> Result<Option<Secret>, ConfigError> {
         const KEY: &str = "skep.secret_files";
+        self.read.insert(variable.to_owned());
         let found = match self.run.skep.secret_files.get(variable) {
             Some(path) => Some(self.file(KEY, path)?),
             None => (self.surroundings.variable)(variable),
         };
         Ok(found.filter(|value| !value.is_empty()))
+    }
+
+    /// A file for a variable that nothing reads is a mistake in its name, and the secret that it stands for
+    /// would be missing in silence.
+    ///
+    /// # Errors
+    /// The first such name.
+    pub(super) fn refuse_unknown(&self) -> Result<(), ConfigError> {
+        const READ: [&str; 4] = [
+            "TOOLHIVE_OIDC_CLIENT_SECRET",
+            "TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET",
+            "TOOLHIVE_REMOTE_AUTH_BEARER_TOKEN",
+            "THV_SESSION_REDIS_PASSWORD",
+        ];
+        let known = |name: &str| READ.contains(&name) || self.read.contains(name);
+        match self.run.skep.secret_files.keys().find(|name| !known(name)) {
+            Some(name) => Err(ConfigError::Invalid {
+                key: "skep.secret_files",
+                reason: format!("nothing reads the variable {name:?}; correct its name, or remove it"),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// The file behind `variable`, when it has one.

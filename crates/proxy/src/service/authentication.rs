@@ -65,6 +65,12 @@ fn authenticator(
         let mut both = known.issuers.iter().zip(authenticator.issuers());
         both.find(|(known, _)| known.same_keys(settings)).and_then(|(_, issuer)| issuer.keys.clone())
     };
+    // A new CA bundle is no reason to be without keys while the issuer is away.
+    let keys_before = |settings: &IssuerSettings| {
+        let (known, authenticator) = known?;
+        let mut both = known.issuers.iter().zip(authenticator.issuers());
+        both.find(|(known, _)| known.same_key_source(settings)).and_then(|(_, issuer)| issuer.keys.clone())
+    };
     let mut issuers = Vec::with_capacity(token.issuers.len());
     for settings in &token.issuers {
         let keys = match keys_at_hand(settings) {
@@ -76,7 +82,11 @@ fn authenticator(
                     discovery_url: settings.discovery_url.clone(),
                     token_file: settings.token_file.clone(),
                 };
-                Some(KeyProvider::new(source, client(settings, None)?, clock()))
+                let client = client(settings, None)?;
+                Some(match keys_before(settings) {
+                    Some(before) => KeyProvider::succeeding(&before, source, client, clock()),
+                    None => KeyProvider::new(source, client, clock()),
+                })
             }
             None => None,
         };

@@ -23,6 +23,9 @@ use crate::pipeline::{Started, StreamGuard, unseen};
 use crate::stages::outgoing::Credential;
 use crate::transport::answer::SharedSeen;
 
+/// Actors of a delegation in a record, where the configuration does not say.
+const DELEGATION_DEPTH: usize = 10;
+
 /// Status in the record of a caller who hung up before there was an answer.
 const CLIENT_GONE: u16 = 499;
 
@@ -172,6 +175,7 @@ impl Recorder {
             user_agent: exchange.user_agent.as_deref(),
             request_id: &exchange.request_id,
             identity: recorded.identity.as_deref(),
+            delegation_depth: config.max_delegation_depth.unwrap_or(DELEGATION_DEPTH),
             client: recorded.client.as_ref().map(|(name, version)| (name.as_str(), version.as_deref())),
             http_method: exchange.http_method,
             path: &exchange.path,

@@ -83,7 +83,9 @@ pub fn authorize(
     *verdict = Some(decided);
     match missing {
         _ if allowed => Ok(Authorized::new(request)),
-        Some(required) => Err(Rejection::ScopeMissing { required: required.into(), challenge: None, id: request.id() }),
+        Some(required) => {
+            Err(Rejection::ScopeMissing { required: required.into(), challenge: None, id: request.id() })
+        }
         None => Err(Rejection::Denied { id: request.id() }),
     }
 }

@@ -7,10 +7,12 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use skep_runtime::clock::SharedClock;
 use skep_runtime::drain::DrainWatch;
 use skep_runtime::http::{ResponseBody, boxed, full};
 
 use super::authorize::principal;
+use super::doubts::Doubts;
 use super::outgoing::{Credential, Outgoing};
 use crate::annotations::AnnotationCache;
 use crate::cedar::Policies;
@@ -27,6 +29,8 @@ use crate::upstream::{Upstream, headers};
 pub struct Forward {
     pub upstream: Upstream,
     pub outgoing: Outgoing,
+    pub doubts: Arc<Doubts>,
+    pub clock: SharedClock,
     pub policies: Option<Arc<Policies>>,
     pub tools: Arc<ToolRules>,
     pub annotations: Arc<AnnotationCache>,
@@ -73,6 +77,7 @@ impl Forward {
             _ => None,
         };
         let direct = self.upstream.forwards_token();
+        let who = request.caller().identity().map(|identity| identity.token_digest).unwrap_or_default();
         let (method, headers, query, body) = request.into_parts();
         let standing = method == Method::GET;
         let sent = headers::to_backend(headers, direct, from.source, from.request_id);
@@ -84,11 +89,16 @@ impl Forward {
         let refused = |response: &Response<Incoming>| {
             !direct && credential.refused(response.status(), response.headers())
         };
-        if refused(&response) && credential.forget() {
+        let now = self.clock.instant();
+        if refused(&response) && !self.doubts.about(&who, now) && credential.forget() {
             response = send(&remint().await?).await.map_err(fail)?;
+            if refused(&response) {
+                self.doubts.note(who, now);
+            }
         }
         if refused(&response) {
-            return Err(fail(BackendFault::Unauthorized));
+            let sent = credential.is_sent() || self.upstream.sends_authorization();
+            return Err(fail(if sent { BackendFault::Unauthorized } else { BackendFault::WantsCredential }));
         }
         let (mut head, body) = response.into_parts();
         check_status(head.status).map_err(fail)?;

@@ -2,6 +2,7 @@
 
 pub mod authenticate;
 pub mod authorize;
+pub mod doubts;
 pub mod entrance;
 pub mod forward;
 pub mod outgoing;

@@ -170,6 +170,11 @@ impl Credential {
         }
     }
 
+    /// True when one was made for the request.
+    pub fn is_sent(&self) -> bool {
+        !matches!(self, Self::Fixed)
+    }
+
     /// Forgets a credential that the MCP server refused; `false` when another can't be made.
     pub fn forget(&self) -> bool {
         match self {

@@ -71,6 +71,11 @@ impl Upstream {
         self.forward_token
     }
 
+    /// A fixed header is sent that may be a credential.
+    pub fn sends_authorization(&self) -> bool {
+        !self.add_headers.is_empty()
+    }
+
     /// Sends a request and waits for the head of the answer. Redirects within the server's own origin
     /// are followed with method and body; others come back as they are.
     ///

@@ -324,3 +324,29 @@ async fn records_that_cannot_be_written_are_counted() {
     }
     panic!("no failure was counted: {}", harness.metrics_text());
 }
+
+#[tokio::test]
+async fn who_acts_for_the_caller_is_written_down_up_to_a_depth() {
+    let harness = Harness::start(json!({"audit_config": {"maxDelegationDepth": 2}})).await;
+    let post = async |act: Value| {
+        let token = harness.mint(|token| token.claim("act", act));
+        raw::post_rpc(harness.address, "/mcp", Some(&token), &call("tool-0")).await
+    };
+    assert_eq!(harness.post(&call("tool-0")).await.status, 200);
+    let deep = json!({"sub": "a", "iss": "https://one", "act": {"sub": "b", "act": {"sub": "c"}}});
+    for act in [json!({"sub": "agent"}), deep, json!({"sub": "a", "act": {"client": 1}}), json!("agent")] {
+        assert_eq!(post(act).await.status, 200);
+    }
+    let records = harness.audit.wait(5).await;
+    let delegations: Vec<&Value> = records.iter().map(|record| &record["delegation"]).collect();
+    assert_eq!(*delegations[0], Value::Null);
+    assert_eq!(*delegations[1], json!({"chain": [{"sub": "agent"}]}));
+    assert_eq!(
+        *delegations[2],
+        json!({"chain": [{"iss": "https://one", "sub": "a"}, {"sub": "b"}], "truncated": true, "omitted": 1})
+    );
+    let malformed =
+        |chain: Value, reason: &str| json!({"chain": chain, "malformed": true, "malformedReason": reason});
+    assert_eq!(*delegations[3], malformed(json!([{"sub": "a"}]), "an actor has no sub"));
+    assert_eq!(*delegations[4], malformed(json!([]), "act is not an object"));
+}

@@ -428,8 +428,75 @@ async fn what_contradicts_an_exchange_is_refused_by_name() {
             "token_exchange_config",
         ),
         (json!({"additional_middleware_configs": [{"type": "strip-auth"}]}), "strip-auth"),
+        // Nobody gets a credential of the proxy because nothing is said about who may call.
+        (
+            json!({"remote_url": "", "target_port": 80, "target_host": "127.0.0.1", "oidc_config": null,
+                   "skep": {"token_exchange": {"grant_type": "client_credentials"}}}),
+            "say authMode: anonymous",
+        ),
+        (json!({"skep": {"auth_mode": "anonymous"}}), "skep.auth_mode: anonymous"),
+        (json!({"skep": {"secret_files": {"TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECERT": "/x"}}}), "CLIENT_SECERT"),
+        (
+            json!({"skep": {"secret_files": {"TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET": "/x"},
+                            "token_exchange": {"client_auth": "spiffe_jwt", "client_assertion_file": "/y"}}}),
+            "skep.token_exchange.client_auth",
+        ),
+        (json!({"header_forward": {"add_plaintext_headers": {"X-A": "1", "x-a": "2"}}}), "is set twice"),
+        (
+            json!({"header_forward": {"add_plaintext_headers": {"X-A": "1"}, "add_headers_from_secret": {"x-a": "KEY1"}}}),
+            "is set twice",
+        ),
+        (
+            json!({"header_forward": {"add_plaintext_headers": {"X-A": "1"}}, "additional_middleware_configs": [
+                {"type": "header-forward", "parameters": {"add_headers": {"X-A": "2"}}}]}),
+            "header_forward",
+        ),
+        (
+            json!({"audit_config": {"includeRequestData": true}, "additional_middleware_configs": [
+                {"type": "audit", "parameters": {"config_data": {}}}]}),
+            "audit_config",
+        ),
     ] {
         let error = harness.changed(changes.clone()).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains(named), "{changes}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_list_entry_without_a_configuration_keeps_what_the_key_says() {
+    let endpoint = TokenEndpoint::start().await;
+    let harness = Harness::start(endpoint.config()).await;
+    let config = harness
+        .changed(json!({"audit_config": {"includeRequestData": true}, "additional_middleware_configs": [
+            {"type": "audit", "parameters": {"component": "named"}}]}))
+        .unwrap();
+    let audit = config.audit.unwrap();
+    assert!(audit.include_request_data);
+    assert_eq!(audit.component, "named");
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_every_credential_does_not_become_the_providers_load() {
+    let endpoint = TokenEndpoint::start().await;
+    let harness = Harness::scripted(endpoint.config(), |_| Reply::status(401)).await;
+    let token = harness.token("alice");
+    let post = async || raw::post_rpc(harness.address, "/mcp", Some(&token), &call("tool-0")).await.status;
+    for _ in 0..10 {
+        assert_eq!(post().await, 502);
+    }
+    assert_eq!(endpoint.calls(), 2, "one more was tried, once");
+    harness.clock.advance(Duration::from_secs(10));
+    assert_eq!(post().await, 502);
+    assert_eq!(endpoint.calls(), 3, "later it is tried again");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_credential_nobody_has_is_not_said_to_refuse_one() {
+    let harness = Harness::scripted(json!({}), |_| Reply::status(401)).await;
+    let answer = harness.post(&call("tool-0")).await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("wants a credential"), "{}", answer.text());
+    let fixed = json!({"header_forward": {"add_headers_from_secret": {"X-Key": "KEY1"}}});
+    let harness = Harness::scripted(fixed, |_| Reply::status(401)).await;
+    assert!(harness.post(&call("tool-0")).await.text().contains("refused the proxy's credential"));
 }

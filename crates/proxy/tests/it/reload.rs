@@ -108,3 +108,35 @@ async fn the_audit_file_stays_open_over_a_change() {
     let lines = || std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
     crate::harness::until("both records", || lines() == 2).await;
 }
+
+#[tokio::test]
+async fn a_reload_that_fails_late_leaves_nothing_behind_and_says_why() {
+    let harness = Harness::start(json!({})).await;
+    // The secret of the harness is no private key.
+    let bad = json!({
+        "oidc_config": null,
+        "token_exchange_config": {"token_url": "http://127.0.0.1:9/token", "client_id": "skep", "audience": "x"},
+        "skep": {"auth_mode": "anonymous",
+                 "token_exchange": {"grant_type": "client_credentials", "client_auth": "private_key_jwt"}},
+    });
+    harness.proxy.reload(harness.changed(bad).unwrap()).unwrap_err();
+    assert_eq!(harness.metric("skep_proxy_anonymous{proxy=\"demo\"}"), 0.0);
+    let refusal = harness.proxy.status()["config"]["lastRefusal"].as_str().unwrap().to_owned();
+    assert!(refusal.contains("token endpoint") && refusal.contains("private key"), "{refusal}");
+    assert_eq!(skep_testkit::raw::post_rpc(harness.address, "/mcp", None, &call("tool-0")).await.status, 401);
+    assert_eq!(harness.post(&call("tool-0")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_new_ca_bundle_costs_no_keys_while_the_issuer_is_away() {
+    let bundle = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(bundle.path(), skep_testkit::TestCa::new().pem()).unwrap();
+    let harness = Harness::start(json!({"thv_ca_bundle": bundle.path()})).await;
+    assert_eq!(harness.post(&call("tool-0")).await.status, 200);
+    harness.idp.server().down().await;
+    std::fs::write(bundle.path(), skep_testkit::TestCa::new().pem()).unwrap();
+    harness.proxy.reload(harness.changed(json!({})).unwrap()).unwrap();
+    assert_eq!(harness.post_as("bob", &call("tool-0")).await.status, 200, "the keys are still good");
+    harness.idp.rotate();
+    assert_eq!(harness.post_as("carol", &call("tool-0")).await.status, 401, "but no others");
+}
