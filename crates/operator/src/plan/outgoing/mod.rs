@@ -187,6 +187,11 @@ fn refuse(path: &str, reason: &str, message: String, findings: &mut Findings<'_>
 fn a_caller(path: &str, needed: bool, what: &str, callers: Callers, findings: &mut Findings<'_>) {
     match callers {
         Callers::Token => {}
+        Callers::Unsaid if !needed => findings.error(
+            path,
+            "AuthRequired",
+            "Everybody who reaches the proxy would use this one credential, because no incoming auth is configured. Add `oidcConfigRef`, or say `authMode: anonymous`.",
+        ),
         Callers::Unsaid => findings.error(
             path,
             "AuthRequired",

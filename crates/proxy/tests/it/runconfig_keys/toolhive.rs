@@ -384,7 +384,7 @@ fn audit_and_telemetry() -> Vec<Row> {
         )
         .within(&on),
         shows("audit_config.maxDataSize", audit("maxDataSize", json!(99)), "99").within(&on),
-        // Kept, and without effect: chains of delegation are not recorded yet, so none is too long.
+        // What it does to records is in `audit::who_acts_for_the_caller_is_written_down_up_to_a_depth`.
         shows("audit_config.maxDelegationDepth", audit("maxDelegationDepth", json!(3)), "Some(3)")
             .within(&on),
         shows("audit_config.logFile", audit("logFile", json!("/var/log/audit.log")), "/var/log/audit.log")
