@@ -127,6 +127,7 @@ fn setup() -> anyhow::Result<Setup> {
         client_id: "proxy".to_owned(),
         client_auth: ClientAuth::SecretBasic(Secret::new("secret")),
         credential_file: None,
+        actor_file: None,
         grant: Grant::TokenExchange { subject_type: TokenType::AccessToken, actor: None },
         audience: "https://backend.example".to_owned(),
         resource: String::new(),

@@ -61,6 +61,10 @@ impl TrustedIssuer {
         }
     }
 
+    fn is_failing(&self) -> bool {
+        self.introspector.as_ref().is_some_and(Introspector::is_failing)
+    }
+
     fn issued(&self, jwt: &UnverifiedJwt<'_>) -> bool {
         let text = |name: &str| jwt.claims.get(name).and_then(Value::as_str);
         text("iss").is_some_and(|iss| self.issuer.covers(iss, text("tid"), &self.rules.tenants))
@@ -78,11 +82,11 @@ impl Authenticator {
     /// Trusts these issuers, and bounds what strangers may make us ask of them.
     pub fn new(issuers: Vec<TrustedIssuer>, limiter: Arc<SourceLimiter>, clock: SharedClock) -> Self {
         let prefixes: Vec<String> =
-            issuers.iter().map(|issuer| issuer.rules.subject_prefix.clone()).collect();
+            issuers.iter().map(|issuer| issuer.rules.namespace.prefix.clone()).collect();
         let issuers = issuers.into_iter().map(|mut issuer| {
-            let own = &issuer.rules.subject_prefix;
+            let own = &issuer.rules.namespace.prefix;
             let foreign = prefixes.iter().filter(|prefix| !prefix.is_empty() && *prefix != own);
-            issuer.rules.foreign_prefixes = foreign.cloned().collect();
+            issuer.rules.namespace.foreign = foreign.cloned().collect();
             Arc::new(issuer)
         });
         Self {
@@ -194,12 +198,16 @@ impl Authenticator {
         if !key.allows(jwt.algorithm) {
             return Err(AuthError::Algorithm);
         }
-        if !issuer.may_sign(key, jwt) {
+        let may_sign = |key: &&VerifyingKey| issuer.may_sign(key, jwt);
+        let mut candidates = fetched.keys.candidates(id, jwt.algorithm).filter(may_sign).peekable();
+        if candidates.peek().is_none() {
             return Err(AuthError::UnknownKey);
         }
-        if !key.verify(jwt.message.as_bytes(), jwt.signature, jwt.algorithm) {
+        let message = jwt.message.as_bytes();
+        if !candidates.any(|key| key.verify(message, jwt.signature, jwt.algorithm)) {
             return Err(AuthError::Signature);
         }
+        drop(candidates);
         Ok(fetched)
     }
 
@@ -238,7 +246,11 @@ impl Authenticator {
         let outcome = match self.introspected.peek(&digest) {
             Some(known) => known,
             None => {
-                let work = self.limiter.begin(source)?;
+                let work = self.limiter.begin(source).map_err(|limited| match issuer.is_failing() {
+                    // What came to nothing did so because of the issuer.
+                    true => AuthError::IntrospectionUnavailable,
+                    false => limited,
+                })?;
                 let (issuer, clock) = (Arc::clone(issuer), Arc::clone(&self.clock));
                 let token = Secret::new(token);
                 let lost = AuthError::IntrospectionUnavailable;
@@ -269,9 +281,11 @@ async fn introspect(
         Ok(None) => Err(AuthError::Inactive),
         Ok(Some(claims)) => judge_answer(issuer, claims, token_digest, clock.unix_seconds()),
     };
-    // A good token that does not reach far enough is still a good token.
-    if !matches!(judged, Ok(_) | Err(AuthError::InsufficientScope { .. })) {
-        work.came_to_nothing();
+    match &judged {
+        // A good token that does not reach far enough is still a good token.
+        Ok(_) | Err(AuthError::InsufficientScope { .. }) => drop(work),
+        Err(AuthError::IntrospectionUnavailable) => work.failed(),
+        Err(_) => work.came_to_nothing(),
     }
     let ttl = introspector.cache_ttl();
     let keep = match &judged {

@@ -75,6 +75,8 @@ pub enum FetchError {
     Setup(#[source] reqwest::Error),
     #[error("the CA certificates cannot be read: they must be PEM")]
     Ca(#[source] reqwest::Error),
+    #[error("the CA certificates cannot be used: there is no certificate in them; they must be PEM")]
+    NoCa,
     #[error("the client certificate cannot be read: certificates and their key must be PEM")]
     Identity(#[source] reqwest::Error),
     #[error("cannot set up TLS with pinned keys")]
@@ -94,7 +96,7 @@ impl GuardedClient {
     /// Builds a client.
     ///
     /// # Errors
-    /// When the CA certificates are no PEM or TLS cannot be set up.
+    /// When the CA certificates are no PEM or there is none in what was given, or TLS cannot be set up.
     #[expect(clippy::disallowed_methods, reason = "the one constructor of HTTP clients")]
     pub fn new(config: ClientConfig) -> Result<Self, FetchError> {
         let egress = Arc::new(config.egress);
@@ -109,6 +111,10 @@ impl GuardedClient {
         if config.pins.is_empty() {
             if let Some(pem) = &config.ca_pem {
                 let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Ca)?;
+                // A file that was emptied by accident must not take the place of a good one.
+                if certificates.is_empty() {
+                    return Err(FetchError::NoCa);
+                }
                 builder = builder.tls_certs_merge(certificates);
             }
             if let Some(pem) = &config.identity_pem {
@@ -118,7 +124,10 @@ impl GuardedClient {
             }
         } else {
             let (ca, identity) = (config.ca_pem.as_deref(), config.identity_pem.as_ref());
-            let tls = config.pins.tls(ca, identity).map_err(FetchError::Pins)?;
+            let tls = config.pins.tls(ca, identity).map_err(|error| match error {
+                PinnedTlsError::NoCa => FetchError::NoCa,
+                error => FetchError::Pins(error),
+            })?;
             builder = builder.tls_backend_preconfigured(tls);
         }
         let client = builder.build().map_err(FetchError::Setup)?;
@@ -307,6 +316,21 @@ mod tests {
         }
         assert!(client.permits(&Url::parse("http://10.0.0.1/").unwrap()).is_ok());
         assert!(matches!(client.permits(&Url::parse("ftp://x/").unwrap()), Err(FetchError::Scheme { .. })));
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_is_no_file_of_certificates() {
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        let pins = Pins::parse(&["ab".repeat(32)], "").unwrap();
+        for pem in ["", "\n", "no certificate", key] {
+            for pins in [Pins::default(), pins.clone()] {
+                let mut config = ClientConfig::new(Egress::default());
+                config.ca_pem = Some(pem.as_bytes().to_vec());
+                config.pins = pins;
+                let error = GuardedClient::new(config).map(|_| ()).unwrap_err();
+                assert!(matches!(error, FetchError::NoCa), "{pem:?}: {error}");
+            }
+        }
     }
 
     #[test]

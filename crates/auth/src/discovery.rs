@@ -4,8 +4,11 @@ use serde::Deserialize;
 use skep_api::secret::Secret;
 use url::Url;
 
-use crate::client::{FetchError, GuardedClient};
+use crate::client::{FetchError, GuardedClient, redacted};
 use crate::names::Issuer;
+
+/// Characters of a foreign text that an error shows.
+const MOST_SHOWN: usize = 256;
 
 /// What is used of a discovery document.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,15 +62,15 @@ async fn document(
     address: &str,
     token: Option<&Secret>,
 ) -> Result<Url, DiscoveryError> {
-    let url = Url::parse(address).map_err(|_| DiscoveryError::Document { url: address.to_owned() })?;
+    let url = Url::parse(address).map_err(|_| DiscoveryError::Document { url: "no URL".to_owned() })?;
     let body = client.get_json(&url, token).await.map_err(DiscoveryError::Fetch)?;
-    let not_a_document = || DiscoveryError::Document { url: address.to_owned() };
+    let not_a_document = || DiscoveryError::Document { url: redacted(&url) };
     let text = skep_api::json::check(&body, 32).map_err(|_| not_a_document())?;
     let document: Document = serde_json::from_str(text).map_err(|_| not_a_document())?;
     if !issuer.is(&document.issuer) {
         return Err(DiscoveryError::OtherIssuer {
-            url: address.to_owned(),
-            found: document.issuer,
+            url: redacted(&url),
+            found: document.issuer.chars().take(MOST_SHOWN).collect(),
             expected: issuer.as_str().to_owned(),
         });
     }
@@ -75,5 +78,5 @@ async fn document(
         .jwks_uri
         .as_deref()
         .and_then(|uri| Url::parse(uri).ok())
-        .ok_or_else(|| DiscoveryError::NoKeys { url: address.to_owned() })
+        .ok_or_else(|| DiscoveryError::NoKeys { url: redacted(&url) })
 }

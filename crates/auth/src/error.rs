@@ -40,6 +40,8 @@ pub enum AuthError {
     Inactive,
     #[error("Invalid authentication claims")]
     NoSubject,
+    #[error("Invalid token: its user is known here by an e-mail address, which is not verified")]
+    UnverifiedEmail,
     #[error("the token lacks a scope that is needed here: {required}")]
     InsufficientScope {
         /// Every scope that is needed, as clients ask for them, with spaces between.
@@ -99,7 +101,7 @@ impl AuthError {
             Self::Party => AuthErrorKind::Party,
             Self::Bound => AuthErrorKind::Bound,
             Self::Inactive => AuthErrorKind::Inactive,
-            Self::NoSubject => AuthErrorKind::Claims,
+            Self::NoSubject | Self::UnverifiedEmail => AuthErrorKind::Claims,
             Self::InsufficientScope { .. } => AuthErrorKind::Scope,
             Self::KeysUnavailable => AuthErrorKind::Unavailable,
             Self::IntrospectionUnavailable => AuthErrorKind::IntrospectionUnavailable,

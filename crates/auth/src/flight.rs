@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use skep_runtime::clock::SharedClock;
 use tokio::sync::watch;
 
+/// How often everything that has expired is dropped: what is kept may be good elsewhere for longer.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Key of what is kept: a digest, so that no token lies in the map.
 pub type FlightKey = [u8; 32];
 
@@ -30,12 +33,19 @@ pub struct Landed<V, E> {
 }
 
 /// A bounded cache in which of many callers for one key one flies and all land. A flight goes on when
-/// the caller who began it hangs up.
+/// the caller who began it hangs up. What has expired is dropped by the first flight a minute later.
 #[derive(Debug)]
 pub struct FlightCache<V, E> {
     clock: SharedClock,
     capacity: usize,
-    slots: Mutex<HashMap<FlightKey, Slot<V, E>>>,
+    slots: Mutex<Slots<V, E>>,
+}
+
+#[derive(Debug)]
+struct Slots<V, E> {
+    map: HashMap<FlightKey, Slot<V, E>>,
+    /// When everything that had expired was dropped the last time.
+    swept: Instant,
 }
 
 #[derive(Debug)]
@@ -51,7 +61,8 @@ where
 {
     /// An empty cache for at most `capacity` outcomes.
     pub fn new(capacity: usize, clock: SharedClock) -> Arc<Self> {
-        Arc::new(Self { clock, capacity, slots: Mutex::default() })
+        let slots = Mutex::new(Slots { map: HashMap::new(), swept: clock.instant() });
+        Arc::new(Self { clock, capacity, slots })
     }
 
     /// The outcome for `key`: the one at hand, that of the flight under way, or that of `fetch`. `lost` is
@@ -75,7 +86,7 @@ where
     /// What is at hand for `key`.
     pub fn peek(&self, key: &FlightKey) -> Option<Result<V, E>> {
         let slots = self.slots.lock().ok()?;
-        match slots.get(key)? {
+        match slots.map.get(key)? {
             Slot::Kept { outcome, since, keep } if self.clock.since(*since) < *keep => Some(outcome.clone()),
             _ => None,
         }
@@ -84,14 +95,14 @@ where
     /// Forgets what is kept for `key`. A flight under way is left alone: it is newer.
     pub fn evict(&self, key: &FlightKey) {
         let Ok(mut slots) = self.slots.lock() else { return };
-        if matches!(slots.get(key), Some(Slot::Kept { .. })) {
-            slots.remove(key);
+        if matches!(slots.map.get(key), Some(Slot::Kept { .. })) {
+            slots.map.remove(key);
         }
     }
 
     /// Number of keys that are kept or under way.
     pub fn len(&self) -> usize {
-        self.slots.lock().map_or(0, |slots| slots.len())
+        self.slots.lock().map_or(0, |slots| slots.map.len())
     }
 
     /// True when nothing is kept or under way.
@@ -112,7 +123,7 @@ where
         let (sender, receiver) = watch::channel(None);
         {
             let Ok(mut slots) = self.slots.lock() else { return Err(receiver) };
-            match slots.get(&key) {
+            match slots.map.get(&key) {
                 Some(Slot::Kept { outcome, since, keep }) if self.clock.since(*since) < *keep => {
                     return Ok(outcome.clone());
                 }
@@ -125,7 +136,7 @@ where
                 _ => {}
             }
             self.make_room(&mut slots);
-            slots.insert(key, Slot::Flying(receiver.clone()));
+            slots.map.insert(key, Slot::Flying(receiver.clone()));
         }
         let flight = fetch();
         let cache = Arc::clone(self);
@@ -141,20 +152,22 @@ where
         let Ok(mut slots) = self.slots.lock() else { return };
         match keep {
             Keep::No => {
-                slots.remove(&key);
+                slots.map.remove(&key);
             }
             Keep::For(keep) => {
-                slots.insert(key, Slot::Kept { outcome, since: self.clock.instant(), keep });
+                slots.map.insert(key, Slot::Kept { outcome, since: self.clock.instant(), keep });
             }
         }
     }
 
-    /// When it is full: what has expired goes, then, if that is not enough, half of what is kept, the
-    /// soonest to expire first. Flights stay.
-    fn make_room(&self, slots: &mut HashMap<FlightKey, Slot<V, E>>) {
-        if slots.len() < self.capacity {
+    /// When it is full, and once a minute: what has expired goes, then, if it is still full, half of what
+    /// is kept, the soonest to expire first. Flights stay.
+    fn make_room(&self, slots: &mut Slots<V, E>) {
+        let Slots { map: slots, swept } = slots;
+        if slots.len() < self.capacity && self.clock.since(*swept) < SWEEP {
             return;
         }
+        *swept = self.clock.instant();
         slots.retain(|_, slot| match slot {
             Slot::Kept { since, keep, .. } => self.clock.since(*since) < *keep,
             Slot::Flying(_) => true,
@@ -289,6 +302,20 @@ mod tests {
         let crashed = cache.get(key(1), "lost", || async { panic!("as a test wants it") }).await;
         assert_eq!(crashed.outcome, Err("lost"));
         assert_eq!(fetched(&cache, 1, 2, Keep::No).await.outcome, Ok(2));
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_is_dropped_within_a_minute_of_use() {
+        let (cache, clock) = cache(100_000);
+        fetched(&cache, 0, 0, Keep::For(Duration::from_secs(3600))).await;
+        for number in 1..=10_000 {
+            fetched(&cache, number, number, Keep::For(Duration::from_secs(1))).await;
+        }
+        assert_eq!(cache.len(), 10_001);
+        clock.advance(SWEEP);
+        fetched(&cache, 20_000, 0, Keep::For(Duration::from_secs(1))).await;
+        assert_eq!(cache.len(), 2, "the new one, and the one that is still good");
+        assert_eq!(cache.peek(&key(0)), Some(Ok(0)));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ pub struct Identity {
     /// Who they are, for policies, limits and audit: `sub`, or what the configuration maps to it, after
     /// the issuer's prefix; `client:ID` for a client that calls for itself. Never empty.
     pub subject: String,
-    /// Every claim of the token. `email`, `name`, `groups` and `roles` are what the configuration maps to
+    /// Every claim of the token, in the issuer's own words. `email`, `name`, `groups` and `roles` are what the configuration maps to
     /// them, where it does.
     pub claims: Map<String, Value>,
     /// Scopes from `scope` (RFC 8693 §4.2) or `scp`, as the token has them, and those that the scope map
@@ -24,10 +24,31 @@ pub struct Identity {
     pub is_client: bool,
     /// The token says that the caller has groups, and not which. An empty list of groups is no answer.
     pub groups_unknown: bool,
+    /// How names that the issuer gives, of groups too, become names here.
+    pub namespace: Namespace,
     /// `exp` of the token, seconds since 1970.
     pub expires_at: i64,
     /// SHA-256 of the token, the key of whatever is kept for it.
     pub token_digest: [u8; 32],
+}
+
+/// The names of one issuer among those of others. What two issuers call alike are two things.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Put before each name.
+    pub prefix: String,
+    /// Prefixes of other issuers, which no name of this one may begin with.
+    pub foreign: Vec<String>,
+}
+
+impl Namespace {
+    /// What is called `name` by the issuer, as it is called here; `None` when that would look like a name of
+    /// another issuer.
+    pub fn name(&self, name: &str) -> Option<String> {
+        let name = format!("{}{name}", self.prefix);
+        let is_foreign = self.foreign.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        (!is_foreign).then_some(name)
+    }
 }
 
 impl Identity {
@@ -41,6 +62,7 @@ impl Identity {
             client: None,
             is_client: false,
             groups_unknown: false,
+            namespace: Namespace::default(),
             expires_at: i64::MAX,
             token_digest: [0; 32],
         }

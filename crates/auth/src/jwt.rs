@@ -1,6 +1,8 @@
 //! A JWT taken apart (RFC 7515 §3.1, compact form), strictly: the header and the claims are JSON
 //! objects without duplicate names, and nothing is believed before the signature is checked.
 
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
@@ -15,7 +17,6 @@ const MAX_TOKEN: usize = 24 * 1024;
 const MAX_DEPTH: usize = 16;
 
 /// A token whose signature nobody has checked yet.
-#[derive(Debug)]
 pub struct UnverifiedJwt<'t> {
     /// What was signed: header, dot, claims, as they came.
     pub message: &'t str,
@@ -29,6 +30,16 @@ pub struct UnverifiedJwt<'t> {
     pub kind: Option<String>,
     /// The claims, not to be believed yet.
     pub claims: Map<String, Value>,
+}
+
+impl fmt::Debug for UnverifiedJwt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnverifiedJwt")
+            .field("algorithm", &self.algorithm)
+            .field("key_id", &self.key_id)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Takes a token apart.

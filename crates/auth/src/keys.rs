@@ -4,6 +4,9 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::Value;
 
+/// Keys of one id that are tried for one token.
+const MOST_OF_ONE_ID: usize = 4;
+
 /// A key that may verify signatures.
 #[derive(Clone)]
 pub struct VerifyingKey {
@@ -58,6 +61,18 @@ impl KeySet {
         };
         let mut named = self.keys.iter().filter(|key| key.id.as_deref() == Some(id));
         named.clone().find(|key| key.allows(algorithm)).or_else(|| named.next())
+    }
+
+    /// Every key that [`KeySet::find`] could have meant: some providers give one id to all their keys.
+    pub(crate) fn candidates(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &VerifyingKey> {
+        let fits = move |key: &&VerifyingKey| key.id.as_deref() == id && key.allows(algorithm);
+        let unnamed = self.find(None, algorithm).filter(|_| id.is_none());
+        let named = self.keys.iter().filter(fits).filter(move |_| id.is_some());
+        unnamed.into_iter().chain(named).take(MOST_OF_ONE_ID)
     }
 
     /// Number of usable keys.

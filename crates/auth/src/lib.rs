@@ -20,5 +20,6 @@ pub mod names;
 mod parties;
 pub mod pins;
 pub mod provider;
+mod refusals;
 pub mod rules;
 mod token_cache;

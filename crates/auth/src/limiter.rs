@@ -86,11 +86,22 @@ impl SourceLimiter {
 impl Work {
     /// The call is over, and nobody was let in for it.
     pub fn came_to_nothing(self) {
+        self.charge(i64::MIN);
+    }
+
+    /// The call failed, and nobody knows whether somebody should have been let in. That makes no debts:
+    /// those who waited for an issuer to come back are not made to wait any longer.
+    pub fn failed(self) {
+        self.charge(0);
+    }
+
+    /// Takes one from the level, but not to below `least`.
+    fn charge(&self, least: i64) {
         if let Ok(mut sources) = self.limiter.sources.lock()
             && let Some(entry) = sources.get_mut(&self.source)
         {
             entry.refill(self.limiter.clock.instant());
-            entry.level -= UNIT;
+            entry.level = (entry.level - UNIT).max(least.min(entry.level));
         }
     }
 }
@@ -201,6 +212,25 @@ mod tests {
         clock.advance(Duration::from_secs(40));
         assert!(limiter.begin(source).is_err());
         clock.advance(Duration::from_secs(1));
+        assert!(limiter.begin(source).is_ok());
+    }
+
+    #[test]
+    fn calls_that_failed_make_no_debts_and_pay_none_back() {
+        let (limiter, clock) = limiter();
+        let source = ip("192.0.2.1");
+        let work: Vec<Work> = std::iter::from_fn(|| limiter.begin(source).ok()).take(1000).collect();
+        work.into_iter().for_each(Work::failed);
+        assert_eq!(limiter.begin(source).unwrap_err(), AuthError::SourceLimited { retry_after: 1 });
+        clock.advance(Duration::from_millis(500));
+        let (first, second) = (limiter.begin(source).unwrap(), limiter.begin(source).unwrap());
+        first.came_to_nothing();
+        second.came_to_nothing();
+        let in_debt = limiter.begin(source).unwrap_err();
+        assert_eq!(in_debt, AuthError::SourceLimited { retry_after: 1 });
+        clock.advance(Duration::from_millis(999));
+        assert!(limiter.begin(source).is_err(), "one for the debt, one for the next call");
+        clock.advance(Duration::from_millis(1));
         assert!(limiter.begin(source).is_ok());
     }
 

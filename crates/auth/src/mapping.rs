@@ -64,7 +64,7 @@ pub(crate) fn groups_unknown(mappings: &ClaimMappings, claims: &Map<String, Valu
         })
     });
     let some = source == "groups" && claims.get("hasgroups").is_some_and(|has| has == true || has == "true");
-    elsewhere || (some && !claims.contains_key("groups"))
+    elsewhere || (some && claims.get("groups").is_none_or(Value::is_null))
 }
 
 fn is_empty(value: &Value) -> bool {
@@ -176,6 +176,9 @@ mod tests {
             (&roles, elsewhere, false),
             (&plain, json!({"hasgroups": true}), true),
             (&plain, json!({"hasgroups": "true"}), true),
+            (&plain, json!({"hasgroups": true, "groups": null}), true),
+            (&plain, json!({"hasgroups": true, "groups": ["g"]}), false),
+            (&plain, json!({"_claim_names": {"groups": "src1"}, "groups": ["g"]}), true),
             (&plain, json!({"hasgroups": false}), false),
             (&plain, json!({"_claim_names": {"address": "src1"}}), false),
             (&plain, json!({"_claim_names": "groups"}), false),

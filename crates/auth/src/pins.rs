@@ -37,6 +37,8 @@ pub struct PinError {
 pub enum PinnedTlsError {
     #[error("the CA certificates or the client certificate cannot be read: they must be PEM")]
     Pem(#[source] rustls::pki_types::pem::Error),
+    #[error("there is no CA certificate in what was given for some")]
+    NoCa,
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
 }
@@ -70,7 +72,10 @@ impl Pins {
         let certificates = |pem: &[u8]| {
             CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(PinnedTlsError::Pem)
         };
-        let roots = ca_pem.map(certificates).transpose()?.unwrap_or_default();
+        let roots = match ca_pem.map(certificates).transpose()? {
+            Some(none) if none.is_empty() => return Err(PinnedTlsError::NoCa),
+            roots => roots.unwrap_or_default(),
+        };
         let verifier = PinningVerifier {
             inner: Verifier::new_with_extra_roots(roots, Arc::clone(&provider))
                 .map_err(PinnedTlsError::Tls)?,

@@ -1,7 +1,7 @@
 //! The keys of one issuer, fetched when needed and kept while the issuer is away.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -24,6 +24,9 @@ const STALE_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 /// After a failed fetch without any keys, callers are refused at once for this long.
 const RETRY_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// When nobody has asked the issuer for this long, callers wait for its answer: what it withdrew in a quiet
+/// night opens nothing in the morning.
+const ASK_FIRST_AFTER: Duration = Duration::from_secs(10 * 60);
 /// Pause between failed refreshes while old keys serve.
 const RETRY_REFRESH: Duration = Duration::from_secs(15);
 
@@ -77,6 +80,10 @@ pub struct KeyProvider {
     clock: SharedClock,
     state: ArcSwapOption<State>,
     attempts: Mutex<Attempts>,
+    /// Numbers fetches by their beginnings.
+    begun: AtomicU64,
+    /// Held while an answer takes its place: the number of the last fetch whose answer did.
+    landed: std::sync::Mutex<u64>,
     hits: AtomicU64,
     refreshes: AtomicU64,
     failures: AtomicU64,
@@ -85,6 +92,8 @@ pub struct KeyProvider {
 #[derive(Debug, Clone)]
 struct State {
     fetched: Arc<Fetched>,
+    /// There are keys, or were before they were withdrawn.
+    had_keys: bool,
     /// When the issuer last answered.
     seen: Instant,
     /// When a refresh was last begun, so that one burst starts one refresh.
@@ -97,6 +106,19 @@ struct Attempts {
     last_unknown: Option<Instant>,
 }
 
+impl State {
+    fn has_keys(&self) -> bool {
+        !self.fetched.keys.is_empty()
+    }
+
+    fn usable(&self) -> Result<Arc<Fetched>, KeysError> {
+        match self.has_keys() {
+            true => Ok(Arc::clone(&self.fetched)),
+            false => Err(KeysError::Document(KeySetError::NothingUsable)),
+        }
+    }
+}
+
 impl KeyProvider {
     /// A provider that has fetched nothing yet.
     pub fn new(source: KeySource, client: GuardedClient, clock: SharedClock) -> Arc<Self> {
@@ -106,6 +128,8 @@ impl KeyProvider {
             clock,
             state: ArcSwapOption::empty(),
             attempts: Mutex::default(),
+            begun: AtomicU64::new(0),
+            landed: std::sync::Mutex::default(),
             hits: AtomicU64::new(0),
             refreshes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
@@ -125,7 +149,8 @@ impl KeyProvider {
             let long_ago = provider.clock.instant().checked_sub(REFRESH_AFTER).unwrap_or(state.tried);
             let tried = long_ago.min(state.tried);
             let seen = long_ago.min(state.seen);
-            provider.state.store(Some(Arc::new(State { fetched: Arc::clone(&state.fetched), seen, tried })));
+            let kept = State { seen, tried, ..(*state).clone() };
+            provider.state.store(Some(Arc::new(kept)));
         }
         provider
     }
@@ -152,12 +177,13 @@ impl KeyProvider {
 
     /// True once there are keys that may still be used.
     pub fn has_keys(&self) -> bool {
-        self.state.load().as_ref().is_some_and(|state| self.clock.since(state.seen) < STALE_FOR)
+        let state = self.state.load();
+        state.as_ref().is_some_and(|state| state.has_keys() && self.clock.since(state.seen) < STALE_FOR)
     }
 
     /// True once there were keys, however old they are.
     pub fn had_keys(&self) -> bool {
-        self.state.load().is_some()
+        self.state.load().as_ref().is_some_and(|state| state.had_keys)
     }
 
     /// The keys: those at hand, refreshed behind the caller's back when they are old, or fetched now.
@@ -165,17 +191,19 @@ impl KeyProvider {
     /// # Errors
     /// When there are none and none can be had.
     pub async fn keys(self: &Arc<Self>) -> Result<Arc<Fetched>, KeysError> {
-        if let Some(state) = self.state.load_full() {
+        if let Some(state) = self.state.load_full().filter(|state| state.has_keys()) {
             let age = self.clock.since(state.seen);
             if age < REFRESH_AFTER {
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(Arc::clone(&state.fetched));
             }
             if age < STALE_FOR {
+                if self.clock.since(state.tried) >= ASK_FIRST_AFTER {
+                    return self.ask_first().await;
+                }
                 self.hits.fetch_add(1, Ordering::Relaxed);
                 if self.clock.since(state.tried) >= RETRY_REFRESH {
-                    self.state
-                        .store(Some(Arc::new(State { tried: self.clock.instant(), ..(*state).clone() })));
+                    self.note_try(&state);
                     self.refresh_behind();
                 }
                 return Ok(Arc::clone(&state.fetched));
@@ -221,9 +249,34 @@ impl KeyProvider {
         self.fetch_now().await
     }
 
+    /// One caller asks, the others wait for the answer. If there is none, the old keys serve.
+    async fn ask_first(self: &Arc<Self>) -> Result<Arc<Fetched>, KeysError> {
+        let attempts = self.attempts.lock().await;
+        let Some(state) = self.state.load_full().filter(|state| state.has_keys()) else {
+            drop(attempts);
+            return self.fetch_now().await;
+        };
+        if self.clock.since(state.tried) < ASK_FIRST_AFTER {
+            return Ok(Arc::clone(&state.fetched));
+        }
+        self.note_try(&state);
+        match self.fetch().await {
+            Ok(fetched) => Ok(fetched),
+            Err(error @ KeysError::Document(KeySetError::NothingUsable)) => {
+                self.report(&error);
+                Err(error)
+            }
+            Err(error) => {
+                self.report(&error);
+                Ok(Arc::clone(&state.fetched))
+            }
+        }
+    }
+
     async fn fetch_now(self: &Arc<Self>) -> Result<Arc<Fetched>, KeysError> {
         let mut attempts = self.attempts.lock().await;
         if let Some(state) = self.state.load_full()
+            && state.has_keys()
             && self.clock.since(state.seen) < REFRESH_AFTER
         {
             return Ok(Arc::clone(&state.fetched));
@@ -260,8 +313,15 @@ impl KeyProvider {
         );
     }
 
+    /// So that one burst starts one refresh. What a fetch has brought in the meantime stays.
+    fn note_try(&self, known: &Arc<State>) {
+        let tried = State { tried: self.clock.instant(), ..(**known).clone() };
+        self.state.compare_and_swap(known, Some(Arc::new(tried)));
+    }
+
     async fn fetch(&self) -> Result<Arc<Fetched>, KeysError> {
         self.refreshes.fetch_add(1, Ordering::Relaxed);
+        let number = self.begun.fetch_add(1, Ordering::Relaxed) + 1;
         let token = match &self.source.token_file {
             Some(path) => {
                 let text = tokio::fs::read_to_string(path).await.map_err(KeysError::TokenFile)?;
@@ -274,19 +334,35 @@ impl KeyProvider {
             None => self.discovered(token.as_ref()).await?,
         };
         let document = self.client.get_json(&url, token.as_ref()).await.map_err(KeysError::Fetch)?;
-        let now = self.clock.instant();
+        self.land(number, document)
+    }
+
+    /// Puts an answer in force, unless that of a fetch which began later is. An issuer that publishes no
+    /// usable key has withdrawn those that it had; what is no key set at all says nothing about them.
+    fn land(&self, number: u64, document: Vec<u8>) -> Result<Arc<Fetched>, KeysError> {
+        let mut landed = self.landed.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = self.state.load_full();
+        if let Some(state) = previous.as_ref().filter(|_| number < *landed) {
+            return state.usable();
+        }
         let unchanged = previous.as_ref().filter(|state| state.fetched.document == document);
         let fetched = match unchanged {
             Some(state) => Arc::clone(&state.fetched),
-            None => Arc::new(Fetched {
-                keys: KeySet::parse(&document).map_err(KeysError::Document)?,
-                generation: previous.map_or(1, |state| state.fetched.generation + 1),
-                document,
-            }),
+            None => {
+                let keys = match KeySet::parse(&document) {
+                    Err(KeySetError::NothingUsable) => KeySet::default(),
+                    keys => keys.map_err(KeysError::Document)?,
+                };
+                let generation = previous.as_ref().map_or(1, |state| state.fetched.generation + 1);
+                Arc::new(Fetched { keys, generation, document })
+            }
         };
-        self.state.store(Some(Arc::new(State { fetched: Arc::clone(&fetched), seen: now, tried: now })));
-        Ok(fetched)
+        let now = self.clock.instant();
+        let had_keys = !fetched.keys.is_empty() || previous.is_some_and(|state| state.had_keys);
+        let state = Arc::new(State { fetched, had_keys, seen: now, tried: now });
+        *landed = number;
+        self.state.store(Some(Arc::clone(&state)));
+        state.usable()
     }
 
     /// A URL from a document may be private only if the one a person wrote is.

@@ -1,5 +1,5 @@
-//! Whose tokens the endpoint refused of late: a second token of the same subject says that a new login
-//! does not help.
+//! Whose tokens were refused of late where they are made into credentials: a second token of the same
+//! subject says that a new login does not help.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -15,17 +15,17 @@ const SUBJECTS: usize = 4096;
 const TOKENS: usize = 4;
 
 /// Digest of issuer and subject.
-pub(super) type Owner = [u8; 32];
+pub(crate) type Owner = [u8; 32];
 
 /// The owner of a token.
-pub(super) fn owner(issuer: &str, subject: &str) -> Owner {
+pub(crate) fn owner(issuer: &str, subject: &str) -> Owner {
     // An issuer is a URL and has no NUL in it, so no two pairs give the same text.
     Sha256::new().chain_update(issuer).chain_update([0]).chain_update(subject).finalize().into()
 }
 
 /// Bounded memory of refusals.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     subjects: Mutex<HashMap<Owner, Vec<Refusal>>>,
 }
 
@@ -39,7 +39,7 @@ struct Refusal {
 impl Refusals {
     /// Notes that the token with this digest was refused. True when another token of the same owner was
     /// refused within the last minute before this one was first.
-    pub(super) fn note(&self, owner: Owner, digest: [u8; 32], now: Instant) -> bool {
+    pub(crate) fn note(&self, owner: Owner, digest: [u8; 32], now: Instant) -> bool {
         let Ok(mut subjects) = self.subjects.lock() else { return false };
         if subjects.len() >= SUBJECTS && !subjects.contains_key(&owner) {
             make_room(&mut subjects, now);
@@ -59,7 +59,7 @@ impl Refusals {
     }
 
     /// Notes that a token of this owner was accepted: whatever was wrong is over.
-    pub(super) fn forget(&self, owner: &Owner) {
+    pub(crate) fn forget(&self, owner: &Owner) {
         if let Ok(mut subjects) = self.subjects.lock() {
             subjects.remove(owner);
         }

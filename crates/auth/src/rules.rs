@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use skep_api::runconfig::{ClaimMappings, TokenProfile};
 
 use crate::error::AuthError;
-use crate::identity::Identity;
+use crate::identity::{Identity, Namespace};
 use crate::jwt::UnverifiedJwt;
 use crate::mapping::{groups_unknown, materialise, subject};
 use crate::names::Audience;
@@ -16,6 +16,9 @@ use crate::parties::{Party, party};
 
 /// What stands before the id of a client that calls for itself.
 pub const CLIENT_PREFIX: &str = "client:";
+
+/// How far in the future a token may say that it was issued, in seconds.
+const CLOCKS_DIFFER: i64 = 24 * 60 * 60;
 
 /// What makes a token of one issuer good.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -41,16 +44,13 @@ pub struct TokenRules {
     pub required_scopes: Vec<String>,
     /// Where in the claims the caller's particulars are.
     pub mappings: ClaimMappings,
-    /// Put before every subject.
-    pub subject_prefix: String,
-    /// Prefixes of other issuers, which no subject of this one may begin with.
-    pub foreign_prefixes: Vec<String>,
+    /// The issuer's names among those of others: what is put before every subject and group.
+    pub namespace: Namespace,
     /// A client that calls for itself is known by its subject like anybody else.
     pub plain_client_subjects: bool,
 }
 
 /// Claims that somebody vouches for.
-#[derive(Debug)]
 pub(crate) struct Vouched {
     pub(crate) issuer: String,
     pub(crate) claims: Map<String, Value>,
@@ -76,14 +76,14 @@ impl TokenRules {
         }
         let expires_at =
             seconds(&claims, "exp")?.ok_or(AuthError::Malformed { reason: "it has no expiry (exp)" })?;
-        let not_before = seconds(&claims, "nbf")?.unwrap_or(i64::MIN);
+        let not_before = seconds(&claims, "nbf")?.unwrap_or(i64::MIN).max(issued_soon(&claims));
         self.check_times(expires_at, not_before, now)?;
         // A token that is bound to its client's key (RFC 7800) was not meant to be a bearer token: whoever
         // has it without the key has stolen it.
         if claims.get("cnf").is_some_and(|bound| !bound.is_null()) {
             return Err(AuthError::Bound);
         }
-        let party = party(&claims);
+        let party = party(&issuer, &claims);
         let accepted = |client: &String| self.authorized_parties.contains(client);
         if !self.authorized_parties.is_empty() && !party.client.as_ref().is_some_and(accepted) {
             return Err(AuthError::Party);
@@ -101,6 +101,7 @@ impl TokenRules {
             client: party.client,
             is_client: party.for_itself,
             groups_unknown,
+            namespace: self.namespace.clone(),
             expires_at,
             token_digest,
         };
@@ -139,6 +140,11 @@ impl TokenRules {
                 return Err(AuthError::WrongKind { reason: "it is a token for client registration" });
             }
             Some("ID" | "id" | "id_token") => true,
+            _ if !said && is_security_event(claims) => {
+                return Err(AuthError::WrongKind {
+                    reason: "it tells of an event; an access token is needed",
+                });
+            }
             _ => !said && (marks_an_id_token(claims) || is_entra_id_token(claims)),
         };
         if id_token && !self.accept_id_token {
@@ -176,16 +182,17 @@ impl TokenRules {
         let as_client = party.for_itself && !self.plain_client_subjects;
         let own = match &party.client {
             Some(client) if as_client => format!("{CLIENT_PREFIX}{client}"),
-            _ => subject(&self.mappings, claims).ok_or(AuthError::NoSubject)?,
+            _ => {
+                if self.mappings.subject == "email" && is_unverified(claims) {
+                    return Err(AuthError::UnverifiedEmail);
+                }
+                subject(&self.mappings, claims).ok_or(AuthError::NoSubject)?
+            }
         };
         if !as_client && !self.plain_client_subjects && own.starts_with(CLIENT_PREFIX) {
             return Err(AuthError::NoSubject);
         }
-        let subject = format!("{}{own}", self.subject_prefix);
-        if self.foreign_prefixes.iter().any(|prefix| subject.starts_with(prefix.as_str())) {
-            return Err(AuthError::NoSubject);
-        }
-        Ok(subject)
+        self.namespace.name(&own).ok_or(AuthError::NoSubject)
     }
 
     fn scopes(&self, claims: &Map<String, Value>) -> Vec<String> {
@@ -233,6 +240,26 @@ fn is_entra_id_token(claims: &Map<String, Value>) -> bool {
         && !claims.contains_key("azp")
 }
 
+/// A security event, such as a logout token (RFC 8417 §2.2, OpenID Connect Back-Channel Logout §2.4): its
+/// events have URIs as their names.
+fn is_security_event(claims: &Map<String, Value>) -> bool {
+    let events = claims.get("events").and_then(Value::as_object);
+    events.is_some_and(|events| events.keys().any(|name| name.contains(':')))
+}
+
+/// The provider says that the address is not known to be the user's. Who may choose an address freely must
+/// not be taken for whoever has it. Many providers say nothing.
+fn is_unverified(claims: &Map<String, Value>) -> bool {
+    claims.get("email_verified").is_some_and(|verified| *verified != true && *verified != "true")
+}
+
+/// From when on a token may be good by the time at which it was issued. Clocks differ a little, which is no
+/// fault; by more than this, one of them is wrong, and if it is ours, long expired tokens look good.
+fn issued_soon(claims: &Map<String, Value>) -> i64 {
+    let issued = seconds(claims, "iat").ok().flatten();
+    issued.map_or(i64::MIN, |issued| issued.saturating_sub(CLOCKS_DIFFER))
+}
+
 /// A NumericDate (RFC 7519 §2): whole or fractional seconds.
 fn seconds(claims: &Map<String, Value>, name: &str) -> Result<Option<i64>, AuthError> {
     const BAD: AuthError = AuthError::Malformed { reason: "a time in it is not a number" };
@@ -248,6 +275,7 @@ fn seconds(claims: &Map<String, Value>, name: &str) -> Result<Option<i64>, AuthE
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -295,8 +323,8 @@ mod tests {
 
     #[test]
     fn nobody_can_take_the_name_of_a_client_or_of_another_issuers_user() {
-        let plain = rules(|rules| rules.foreign_prefixes = vec!["partner:".to_owned()]);
-        let partner = rules(|rules| rules.subject_prefix = "partner:".to_owned());
+        let plain = rules(|rules| rules.namespace.foreign = vec!["partner:".to_owned()]);
+        let partner = rules(|rules| rules.namespace.prefix = "partner:".to_owned());
         let as_toolhive = rules(|rules| rules.plain_client_subjects = true);
         let by_name = rules(|rules| rules.mappings.subject = "username".to_owned());
         for (rules, claims, expected) in [
@@ -352,6 +380,110 @@ mod tests {
             (json!(null), false),
         ] {
             assert_eq!(judged(&several, json!({"aud": audience})).is_ok(), fine, "{audience}");
+        }
+    }
+    /// A value that a hostile or careless issuer could give any claim.
+    fn odd() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            prop_oneof![900..1100_i64, any::<i64>()].prop_map(Value::from),
+            any::<f64>().prop_map(|float| json!(float)),
+            prop::sample::select(vec![
+                "us",
+                "us ",
+                "",
+                "u",
+                "bot",
+                "client:bot",
+                "partner:u",
+                "app",
+                "client-credentials",
+                "bot@clients",
+                "service-account-bot",
+                "5f0c2a1e-0000-4000-8000-00000000c0de",
+                "a b",
+                "\u{0}",
+            ])
+            .prop_map(Value::from),
+            ".{0,6}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("[a-z]{1,3}", inner, 0..3).prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    const NAMES: [&str; 19] = [
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "azp",
+        "client_id",
+        "cid",
+        "appid",
+        "scope",
+        "scp",
+        "cnf",
+        "idtyp",
+        "tid",
+        "oid",
+        "gty",
+        "preferred_username",
+        "sid",
+        "groups",
+    ];
+
+    proptest! {
+        #[test]
+        fn whatever_is_claimed_only_what_is_meant_for_us_and_good_now_gets_a_name_of_its_own(
+            changes in prop::collection::btree_map(prop::sample::select(NAMES.to_vec()), odd(), 0..6),
+            prefix in prop::sample::select(vec!["", "partner:"]),
+            realm in any::<bool>(),
+        ) {
+            let rules = rules(|rules| {
+                rules.namespace.prefix = prefix.to_owned();
+                if prefix.is_empty() {
+                    rules.namespace.foreign = vec!["partner:".to_owned()];
+                }
+            });
+            let mut claims = json!({"sub": "u", "aud": "us", "exp": 2000, "azp": "web"});
+            for (name, value) in &changes {
+                claims[*name] = value.clone();
+            }
+            let claims = claims.as_object().unwrap().clone();
+            let before = claims.clone();
+            let issuer = if realm {
+                "https://sso.example/realms/r"
+            } else {
+                "https://sts.example/5f0c2a1e-0000-4000-8000-00000000c0de/"
+            };
+            let vouched = Vouched { issuer: issuer.to_owned(), claims, token_digest: [0; 32] };
+            let Ok(judged) = rules.judge(vouched, 1000) else { return Ok(()) };
+            let who = judged.identity;
+            prop_assert!(before["aud"] == "us" || before["aud"].as_array().unwrap().contains(&json!("us")));
+            prop_assert!(before["exp"].as_f64().unwrap() > 999.0);
+            prop_assert!(before.get("nbf").is_none_or(|nbf| nbf.as_f64().unwrap() < 1001.0));
+            prop_assert!(before.get("cnf").is_none_or(Value::is_null));
+            let own = who.subject.strip_prefix(prefix).unwrap();
+            prop_assert!(!own.is_empty());
+            prop_assert_eq!(own.starts_with(CLIENT_PREFIX), who.is_client);
+            prop_assert!(!prefix.is_empty() || !who.subject.starts_with("partner:"));
+            if who.is_client {
+                // Nobody becomes a client other than the one that the token was issued to.
+                let client = who.client.clone().unwrap();
+                prop_assert_eq!(own, format!("client:{client}"));
+                let named = ["azp", "client_id", "cid", "appid"].iter().find_map(|name| {
+                    before.get(*name).and_then(Value::as_str).filter(|text| !text.is_empty())
+                });
+                prop_assert!(named.is_none_or(|named| named == client));
+            } else {
+                prop_assert_eq!(own, before["sub"].as_str().unwrap());
+            }
         }
     }
 }

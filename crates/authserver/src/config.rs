@@ -69,6 +69,11 @@ pub struct RawClient {
     /// one with the token exchange grant.
     #[serde(default)]
     pub exchange_audiences: Vec<String>,
+    /// The resources that the client serves, as they appear in `aud`: users' tokens for one of them are those
+    /// that the client may exchange. None: only tokens that are for the client itself, whose `aud` has its
+    /// `clientId`.
+    #[serde(default)]
+    pub subject_audiences: Vec<String>,
     /// The scopes that the client may ask for.
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -205,9 +210,15 @@ fn check_client(
             return Err(refused(field, name, "name at least one resource, none of them empty"));
         }
     }
-    if !exchanges && !raw.exchange_audiences.is_empty() {
-        let problem = "they need token_exchange in grantTypes";
-        return Err(refused(field, "exchangeAudiences", problem));
+    for (name, audiences) in
+        [("exchangeAudiences", &raw.exchange_audiences), ("subjectAudiences", &raw.subject_audiences)]
+    {
+        if !exchanges && !audiences.is_empty() {
+            return Err(refused(field, name, "they need token_exchange in grantTypes"));
+        }
+    }
+    if raw.subject_audiences.iter().any(String::is_empty) {
+        return Err(refused(field, "subjectAudiences", "none of them may be empty"));
     }
     if !raw.scopes.iter().all(|scope| is_scope_token(scope)) {
         let problem = "a scope must be visible ASCII without space, quote and backslash";
@@ -218,6 +229,7 @@ fn check_client(
         secret,
         audiences: raw.audiences.into_iter().map(Audience::new).collect(),
         exchange_audiences: raw.exchange_audiences.into_iter().map(Audience::new).collect(),
+        subject_audiences: raw.subject_audiences.into_iter().map(Audience::new).collect(),
         scopes: raw.scopes,
         grants,
     })
@@ -287,6 +299,7 @@ clients:
 - clientId: proxy
   clientSecretFile: /secrets/ci
   exchangeAudiences: [https://backend.example]
+  subjectAudiences: [https://mcp.example/mcp]
   grantTypes: [urn:ietf:params:oauth:grant-type:token-exchange]
 - clientId: both
   clientSecretFile: /secrets/ci
@@ -302,6 +315,8 @@ clients:
         let expected: [&[GrantType]; 4] =
             [&[], &[TokenExchange, ClientCredentials], &[ClientCredentials], &[TokenExchange]];
         assert_eq!(grants, expected);
+        let proxy = config.clients.iter().find(|client| client.id == "proxy").unwrap();
+        assert_eq!(proxy.subject_audiences, [Audience::new("https://mcp.example/mcp")]);
         assert_eq!(config.access_token_lifetime, Duration::from_secs(5400));
         assert_eq!(config.signing_keys.len(), 1);
         assert!(
@@ -336,6 +351,10 @@ clients:
                 "  clientSecretFile: /secrets/ci\n  grantTypes: [token_exchange]\n  exchangeAudiences: ['']",
             ),
             client("  audiences: [a]\n  clientSecretFile: /secrets/ci\n  exchangeAudiences: [b]"),
+            client("  audiences: [a]\n  clientSecretFile: /secrets/ci\n  subjectAudiences: [b]"),
+            client(
+                "  clientSecretFile: /secrets/ci\n  grantTypes: [token_exchange]\n  exchangeAudiences: [a]\n  subjectAudiences: ['']",
+            ),
             client("  audiences: [a]\n  clientSecretFile: /secrets/ci\n  grantTypes: [password]"),
             client(
                 "  audiences: [a]\n  clientSecretFile: /secrets/ci\n- clientId: ci\n  audiences: [a]\n  clientSecretFile: /secrets/ci",

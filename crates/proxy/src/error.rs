@@ -65,6 +65,10 @@ pub enum CredentialFault {
     RefusedAgain,
     #[error("Failed to determine IAM role")]
     NoRole,
+    #[error("the claim that names the AWS session is missing or is no session name (session_name_claim)")]
+    SessionName,
+    #[error("AWS does not let you take the role")]
+    RoleDenied,
     #[error(
         "the identity provider refuses the proxy's own request for a credential; its operator has to mend the configuration"
     )]
@@ -90,6 +94,8 @@ pub enum BackendFault {
     WantsCredential,
     #[error("the MCP server answered in a way that cannot be passed on: {reason}")]
     Protocol { reason: &'static str },
+    #[error("the proxy cannot sign the request to the MCP server")]
+    Unsignable,
     #[error("the MCP server's list is larger than the proxy may filter")]
     ListTooLarge,
     #[error("the MCP server's list cannot be filtered, so it is not shown")]
@@ -236,7 +242,7 @@ impl CredentialFault {
     /// configuration is at fault.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::RefusedAgain | Self::NoRole => StatusCode::FORBIDDEN,
+            Self::RefusedAgain | Self::NoRole | Self::SessionName | Self::RoleDenied => StatusCode::FORBIDDEN,
             Self::Refused | Self::Unusable => StatusCode::BAD_GATEWAY,
             Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -1,10 +1,14 @@
 //! Files that are read again when they change.
 
+mod steady;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+
+pub use self::steady::{SteadyWatch, Trouble};
 
 /// Editors and kubelet write in several steps; a change counts once nothing happened for this long.
 const SETTLE: Duration = Duration::from_millis(150);

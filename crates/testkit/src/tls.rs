@@ -110,7 +110,12 @@ impl Tls {
 
     /// A server with this certificate.
     pub fn with(certificate: &TestCertificate) -> Self {
-        Self::build(certificate, |builder| builder.with_no_client_auth())
+        Self::build(certificate, &[], |builder| builder.with_no_client_auth())
+    }
+
+    /// A server with this certificate that sends others along, of which it has no keys.
+    pub fn with_others(certificate: &TestCertificate, others: &[&TestCertificate]) -> Self {
+        Self::build(certificate, others, |builder| builder.with_no_client_auth())
     }
 
     /// A server as of [`Tls::new`] that ends every handshake without a client certificate of `clients`.
@@ -119,7 +124,7 @@ impl Tls {
             .build()
             .expect("a verifier of clients");
         let certificate = ca.server(&["127.0.0.1", "::1", "localhost"]);
-        Self::build(&certificate, |builder| builder.with_client_cert_verifier(verifier))
+        Self::build(&certificate, &[], |builder| builder.with_client_cert_verifier(verifier))
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
@@ -128,6 +133,7 @@ impl Tls {
 
     fn build(
         certificate: &TestCertificate,
+        others: &[&TestCertificate],
         clients: impl FnOnce(
             rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>,
         ) -> rustls::ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>,
@@ -136,9 +142,9 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .expect("protocol versions of the provider");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(certificate.key.clone()));
-        let config = clients(builder)
-            .with_single_cert(vec![certificate.certificate.clone().into()], key)
-            .expect("a certificate and its key");
+        let chain = std::iter::once(&certificate).chain(others).map(|one| one.certificate.clone().into());
+        let config =
+            clients(builder).with_single_cert(chain.collect(), key).expect("a certificate and its key");
         Self { acceptor: TlsAcceptor::from(Arc::new(config)) }
     }
 }

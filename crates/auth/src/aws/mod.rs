@@ -1,5 +1,6 @@
 //! AWS credentials for the caller (STS AssumeRoleWithWebIdentity) and signatures with them (SigV4).
 
+mod choices;
 mod matcher;
 mod roles;
 mod settings;
@@ -7,7 +8,7 @@ mod signer;
 mod sts;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -16,14 +17,17 @@ use skep_api::secret::Secret;
 use skep_runtime::clock::SharedClock;
 use url::Url;
 
+use self::choices::{Choice, Choices};
+
 pub use self::matcher::MatcherError;
 pub use self::roles::{RoleArn, RoleRules};
 pub use self::settings::{AwsConfigError, AwsSettings};
 
-use crate::client::{ClientConfig, FetchError, GuardedClient};
-use crate::exchange::{ExchangeObserver, ExchangeReadiness, ExchangeResult};
+use crate::client::{ClientConfig, FetchError, GuardedClient, redacted};
+use crate::exchange::{ExchangeObserver, ExchangeReadiness, ExchangeResult, LastCall};
 use crate::flight::{FlightCache, FlightKey, Keep};
 use crate::identity::Identity;
+use crate::refusals::{Refusals, owner};
 
 /// Credentials kept at a time.
 const CAPACITY: usize = 4096;
@@ -90,7 +94,10 @@ pub enum AwsError {
     #[error("the claim that names the session is missing, or is no session name")]
     SessionName,
     #[error("AWS does not accept the caller's token")]
-    TokenRefused,
+    TokenRefused {
+        /// Another token of the same subject was refused less than a minute ago: a new login does not help.
+        repeated: bool,
+    },
     #[error("AWS does not let the caller take the role")]
     Denied,
     #[error("AWS refuses this proxy's request: {code}")]
@@ -121,14 +128,27 @@ pub struct AwsSts {
     clock: SharedClock,
     observer: Arc<dyn ExchangeObserver>,
     kept: Arc<FlightCache<Arc<AwsCredentials>, AwsError>>,
-    readiness: Mutex<ExchangeReadiness>,
+    choices: Choices,
+    refusals: Refusals,
+    last: LastCall,
+}
+
+/// Who a flight is for.
+struct Asked {
+    form: Vec<u8>,
+    role: RoleArn,
+    key: FlightKey,
+    token: [u8; 32],
+    owner: [u8; 32],
+    /// When the caller's token ends, in seconds since 1970.
+    ends: i64,
 }
 
 impl AwsSts {
     /// Makes it ready; nothing is called yet.
     ///
     /// # Errors
-    /// When the CA certificates are no PEM.
+    /// When the CA certificates are no PEM, or there is none in what was given.
     pub fn new(
         settings: AwsSettings,
         clock: SharedClock,
@@ -145,8 +165,16 @@ impl AwsSts {
         };
         let client = GuardedClient::new(client).map_err(AwsSetupError::Client)?;
         let kept = FlightCache::new(CAPACITY, Arc::clone(&clock));
-        let readiness = Mutex::new(ExchangeReadiness::Unknown);
-        Ok(Arc::new(Self { settings, client, clock, observer, kept, readiness }))
+        Ok(Arc::new(Self {
+            settings,
+            client,
+            clock,
+            observer,
+            kept,
+            choices: Choices::default(),
+            refusals: Refusals::default(),
+            last: LastCall::default(),
+        }))
     }
 
     /// True when `settings` would make nothing different, so that what is kept can stay.
@@ -160,21 +188,24 @@ impl AwsSts {
     /// See [`AwsError`]. Only a refusal of the caller's token is kept, for some seconds.
     pub async fn credentials(
         self: &Arc<Self>,
-        identity: &Identity,
+        identity: &Arc<Identity>,
         token: &str,
     ) -> Result<(Arc<AwsCredentials>, bool), AwsError> {
-        let role = self.settings.roles.select(identity).ok_or(AwsError::NoRole)?;
-        let session = self.session_name(identity)?;
-        let key = key(&identity.token_digest, role, session);
+        let Choice { role, session, key } = self.choices.of(identity, || self.choose(identity))?;
         let lost = AwsError::Unavailable { retry_after: RETRY_AFTER };
         let landed = self
             .kept
             .get(key, lost, || {
                 let sts = Arc::clone(self);
-                let role = role.clone();
-                let form = self.settings.form(&role, session, token);
-                let subject_ends = identity.expires_at;
-                async move { sts.ask(form, role, key, subject_ends).await }
+                let asked = Asked {
+                    form: self.settings.form(&role, &session, token),
+                    role,
+                    key,
+                    token: identity.token_digest,
+                    owner: owner(&identity.issuer, &identity.subject),
+                    ends: identity.expires_at,
+                };
+                async move { sts.ask(asked).await }
             })
             .await;
         if landed.kept && landed.outcome.is_ok() {
@@ -208,7 +239,7 @@ impl AwsSts {
     /// may change is not under it. `headers` and `url` must be those that are sent.
     ///
     /// # Errors
-    /// When `url` has no host or a header that has to be signed is not text.
+    /// When `url` has no host or a credential does not fit into a header.
     pub fn sign(
         &self,
         credentials: &AwsCredentials,
@@ -226,10 +257,18 @@ impl AwsSts {
         signer::sign(&keys, &scope, self.clock.now(), method, url, headers, body)
     }
 
-    /// Whether credentials can be had, as of the last call to STS. A caller whose token is refused says
-    /// nothing about it.
+    /// Whether credentials can be had, as of the last call to STS. A caller whose token is refused, or who
+    /// may not take the role, says nothing about it, nor does a failure of more than five minutes ago.
     pub fn readiness(&self) -> ExchangeReadiness {
-        *self.readiness.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.readiness(self.clock.instant())
+    }
+
+    /// What the rules say about a caller.
+    fn choose(&self, caller: &Identity) -> Result<Choice, AwsError> {
+        let role = self.settings.roles.select(caller).ok_or(AwsError::NoRole)?.clone();
+        let session = self.session_name(caller)?;
+        let key = key(&caller.token_digest, &role, session);
+        Ok(Choice { role, session: session.into(), key })
     }
 
     fn session_name<'i>(&self, identity: &'i Identity) -> Result<&'i str, AwsError> {
@@ -240,21 +279,19 @@ impl AwsSts {
             .ok_or(AwsError::SessionName)
     }
 
-    async fn ask(
-        &self,
-        form: Vec<u8>,
-        role: RoleArn,
-        key: FlightKey,
-        subject_ends: i64,
-    ) -> (Result<Arc<AwsCredentials>, AwsError>, Keep) {
-        let asked = self.clock.instant();
+    /// One flight: the call, and how long its outcome is kept.
+    async fn ask(&self, asked: Asked) -> (Result<Arc<AwsCredentials>, AwsError>, Keep) {
+        let Asked { form, role, key, token, owner, ends } = asked;
+        let began = self.clock.instant();
         let now = self.clock.unix_seconds();
         let answered = sts::assume_role(&self.client, &self.settings.sts_endpoint, form, now).await;
-        self.observer.asked(result(answered.as_ref().err()), self.clock.since(asked));
-        self.note(answered.as_ref().err());
+        let error = answered.as_ref().err().map(|fault| &fault.error);
+        self.observer.asked(result(error), self.clock.since(began));
+        self.note(error);
         match answered {
             Ok(granted) => {
-                let left = granted.expires_at.min(subject_ends).saturating_sub(now).saturating_sub(MARGIN);
+                self.refusals.forget(&owner);
+                let left = granted.expires_at.min(ends).saturating_sub(now).saturating_sub(MARGIN);
                 let keep = match u64::try_from(left) {
                     Ok(left) if left > 0 => Keep::For(Duration::from_secs(left)),
                     _ => Keep::No,
@@ -269,13 +306,23 @@ impl AwsSts {
                 };
                 (Ok(Arc::new(credentials)), keep)
             }
-            Err(error) => {
-                let keep = match error {
-                    AwsError::TokenRefused => Keep::For(REFUSAL),
-                    _ => Keep::No,
-                };
-                tracing::warn!(error = %error, role = role.as_str(), "no AWS credentials");
-                (Err(error), keep)
+            Err(fault) => {
+                // What STS wrote besides its code is in none of it: it may hold the token.
+                tracing::warn!(
+                    endpoint = redacted(&self.settings.sts_endpoint),
+                    status = fault.status,
+                    role = role.as_str(),
+                    error = %fault.error,
+                    cause = fault.cause,
+                    "no AWS credentials"
+                );
+                match fault.error {
+                    AwsError::TokenRefused { .. } => {
+                        let repeated = self.refusals.note(owner, token, self.clock.instant());
+                        (Err(AwsError::TokenRefused { repeated }), Keep::For(REFUSAL))
+                    }
+                    error => (Err(error), Keep::No),
+                }
             }
         }
     }
@@ -283,20 +330,19 @@ impl AwsSts {
     fn note(&self, error: Option<&AwsError>) {
         let readiness = match error {
             None => ExchangeReadiness::Ready,
-            Some(AwsError::Denied) => ExchangeReadiness::Refused("AccessDenied"),
             Some(AwsError::Refused { code }) => ExchangeReadiness::Refused(code),
             Some(AwsError::Response { .. }) => ExchangeReadiness::Unusable,
             Some(AwsError::Unavailable { .. }) => ExchangeReadiness::Unavailable,
             Some(_) => return,
         };
-        *self.readiness.lock().unwrap_or_else(PoisonError::into_inner) = readiness;
+        self.last.note(readiness, self.clock.instant());
     }
 }
 
 fn result(error: Option<&AwsError>) -> ExchangeResult {
     match error {
         None => ExchangeResult::Success,
-        Some(AwsError::TokenRefused) => ExchangeResult::SubjectRefused,
+        Some(AwsError::TokenRefused { .. }) => ExchangeResult::SubjectRefused,
         Some(AwsError::Response { .. }) => ExchangeResult::InvalidResponse,
         Some(AwsError::Unavailable { .. }) => ExchangeResult::Unavailable,
         Some(_) => ExchangeResult::Refused,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use skep_api::address::{Egress, Reach};
+use skep_api::address::{Egress, Place, Reach, place};
 use skep_api::runconfig::{AwsExtension, AwsStsConfig};
-use url::Url;
 use url::form_urlencoded::Serializer;
+use url::{Host, Url};
 
 use super::matcher::MatcherError;
 use super::roles::{RoleArn, RoleRules};
@@ -78,7 +78,9 @@ pub enum AwsConfigError {
 }
 
 impl AwsSettings {
-    /// Checks a configuration. `ca_pem` is the content of `ca_cert_path`.
+    /// Checks a configuration. `ca_pem` is the content of `ca_cert_path`. STS may lie at a private address:
+    /// an interface endpoint answers to the region's own name. Only a double on this machine is called
+    /// without TLS.
     ///
     /// # Errors
     /// The first thing in it that is wrong or that this version can't do.
@@ -86,7 +88,6 @@ impl AwsSettings {
         config: &AwsStsConfig,
         extension: &AwsExtension,
         ca_pem: Option<Vec<u8>>,
-        reach: Reach,
         egress: Egress,
     ) -> Result<Self, AwsConfigError> {
         if !is_region(&config.region) {
@@ -104,15 +105,16 @@ impl AwsSettings {
         else {
             return Err(AwsConfigError::Duration { found: seconds });
         };
+        let sts_endpoint = endpoint(&config.region, &extension.sts_endpoint, &egress)?;
         Ok(Self {
             roles: RoleRules::new(config)?,
             session_duration: Duration::from_secs(session_duration),
             session_name_claim: or_default(&config.session_name_claim, "sub"),
-            sts_endpoint: endpoint(&config.region, &extension.sts_endpoint, reach)?,
+            reach: Reach { http: sts_endpoint.scheme() == "http", private: true },
+            sts_endpoint,
             region: config.region.clone(),
             service,
             ca_pem,
-            reach,
             egress,
             timeout: TIMEOUT,
         })
@@ -149,7 +151,7 @@ fn is_region(text: &str) -> bool {
 }
 
 /// The region's own STS, or the one that is named: an interface endpoint of a private network.
-fn endpoint(region: &str, given: &str, reach: Reach) -> Result<Url, AwsConfigError> {
+fn endpoint(region: &str, given: &str, egress: &Egress) -> Result<Url, AwsConfigError> {
     let regional;
     let text = if given.is_empty() {
         let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
@@ -162,8 +164,9 @@ fn endpoint(region: &str, given: &str, reach: Reach) -> Result<Url, AwsConfigErr
     let url = Url::parse(text).map_err(|_| wrong("is not a URL"))?;
     match url.scheme() {
         "https" => {}
-        "http" if reach.http => {}
-        _ => return Err(wrong("must be https")),
+        // The credentials of the role are in the answer.
+        "http" if egress.loopback && is_loopback(&url) => {}
+        _ => return Err(wrong("must be https; http is for a loopback address in a local run")),
     }
     if !url.username().is_empty() || url.password().is_some() {
         // The message must not repeat them.
@@ -174,6 +177,15 @@ fn endpoint(region: &str, given: &str, reach: Reach) -> Result<Url, AwsConfigErr
         return Err(wrong("must not have a query or a fragment"));
     }
     Ok(url)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => place(address.into()) == Place::Loopback,
+        Some(Host::Ipv6(address)) => place(address.into()) == Place::Loopback,
+        None => false,
+    }
 }
 
 #[cfg(test)]
@@ -192,8 +204,7 @@ mod tests {
 
     fn settings(config: &AwsStsConfig, endpoint: &str) -> Result<AwsSettings, AwsConfigError> {
         let extension = AwsExtension { sts_endpoint: endpoint.to_owned(), ca_cert_path: String::new() };
-        let reach = Reach { http: false, private: true };
-        AwsSettings::new(config, &extension, None, reach, Egress::default())
+        AwsSettings::new(config, &extension, None, Egress::default())
     }
 
     fn changed(change: impl FnOnce(&mut AwsStsConfig)) -> Result<AwsSettings, AwsConfigError> {
@@ -209,6 +220,7 @@ mod tests {
         assert_eq!(settings.session_duration, Duration::from_secs(3600));
         assert_eq!(settings.session_name_claim, "sub");
         assert_eq!(settings.sts_endpoint.as_str(), "https://sts.eu-central-1.amazonaws.com/");
+        assert_eq!(settings.reach, Reach { http: false, private: true }, "a private DNS name is no fault");
         let china = changed(|config| config.region = "cn-north-1".to_owned()).unwrap();
         assert_eq!(china.sts_endpoint.as_str(), "https://sts.cn-north-1.amazonaws.com.cn/");
     }
@@ -282,6 +294,23 @@ mod tests {
         ] {
             let error = settings(&minimal(), endpoint).unwrap_err().to_string();
             assert!(error.contains(endpoint) && error.contains(expected), "{error}");
+        }
+        let local = |endpoint: &str| {
+            let extension = AwsExtension { sts_endpoint: endpoint.to_owned(), ca_cert_path: String::new() };
+            AwsSettings::new(&minimal(), &extension, None, Egress { loopback: true, deny: Vec::new() })
+        };
+        for (endpoint, good) in [
+            ("http://127.0.0.1:4566/", true),
+            ("HTTP://LocalHost/", true),
+            ("http://[::1]:4566/", true),
+            ("http://sts.localhost/", true),
+            ("http://10.0.0.1/", false),
+            ("http://sts.internal.example/", false),
+            ("http://localhost.evil.example/", false),
+            ("http://169.254.169.254/", false),
+        ] {
+            assert_eq!(local(endpoint).is_ok(), good, "{endpoint}");
+            assert!(settings(&minimal(), endpoint).is_err(), "{endpoint} in a pod");
         }
         let error = settings(&minimal(), "https://me:hunter2@sts.example/").unwrap_err().to_string();
         assert!(error.contains("password") && !error.contains("hunter2"), "{error}");

@@ -54,29 +54,30 @@ pub(super) fn sign(
     Ok(())
 }
 
-/// The headers that are signed, by name, with their values as they are signed.
-fn signed_headers(url: &Url, headers: &HeaderMap) -> Result<BTreeMap<String, String>, AwsError> {
+/// The headers that are signed, by name, with their values as they are signed: byte by byte, in whatever
+/// encoding they are sent.
+fn signed_headers(url: &Url, headers: &HeaderMap) -> Result<BTreeMap<String, Vec<u8>>, AwsError> {
     let host = url.host_str().ok_or(AwsError::Signing { reason: "its URL has no host" })?;
     let host = match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     };
-    let mut signed = BTreeMap::from([("host".to_owned(), host)]);
+    let mut signed = BTreeMap::from([("host".to_owned(), host.into_bytes())]);
     for name in headers.keys() {
         let text = name.as_str();
         if *name != CONTENT_TYPE && !text.starts_with("x-amz-") && !text.starts_with("mcp-") {
             continue;
         }
-        let mut values = Vec::new();
-        for value in headers.get_all(name) {
-            let value = value
-                .to_str()
-                .map_err(|_| AwsError::Signing { reason: "a header that has to be signed is not text" })?;
-            values.push(value.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" "));
-        }
-        signed.insert(text.to_owned(), values.join(","));
+        let values: Vec<Vec<u8>> =
+            headers.get_all(name).iter().map(|value| trimmed(value.as_bytes())).collect();
+        signed.insert(text.to_owned(), values.join(&b","[..]));
     }
     Ok(signed)
+}
+
+/// Without spaces at both ends, and with one where there are several.
+fn trimmed(value: &[u8]) -> Vec<u8> {
+    value.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(&b' ')
 }
 
 /// The value of the Authorization header.
@@ -86,24 +87,20 @@ fn authorization(
     date: &str,
     method: &Method,
     url: &Url,
-    signed: &BTreeMap<String, String>,
+    signed: &BTreeMap<String, Vec<u8>>,
     body_hash: &str,
 ) -> String {
     let day = date.split('T').next().unwrap_or_default();
     let names = signed.keys().map(String::as_str).collect::<Vec<_>>().join(";");
-    let mut request = format!("{method}\n{}\n{}\n", path(url), query(url));
+    let mut request = format!("{method}\n{}\n{}\n", path(url), query(url)).into_bytes();
     for (name, value) in signed {
-        request.push_str(name);
-        request.push(':');
-        request.push_str(value);
-        request.push('\n');
+        for part in [name.as_bytes(), b":", value, b"\n"] {
+            request.extend_from_slice(part);
+        }
     }
-    request.push('\n');
-    request.push_str(&names);
-    request.push('\n');
-    request.push_str(body_hash);
+    request.extend_from_slice(format!("\n{names}\n{body_hash}").as_bytes());
     let place = format!("{day}/{}/{}/aws4_request", scope.region, scope.service);
-    let request_hash = hex(digest(&SHA256, request.as_bytes()).as_ref());
+    let request_hash = hex(digest(&SHA256, &request).as_ref());
     let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{place}\n{request_hash}");
     let first = Secret::new(format!("AWS4{}", keys.secret_access_key.expose()));
     let mut key = mac(first.expose().as_bytes(), day.as_bytes());

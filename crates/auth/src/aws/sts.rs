@@ -6,6 +6,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER as 
 use jiff::Timestamp;
 use roxmltree::{Document, Node, ParsingOptions};
 use skep_api::secret::Secret;
+use skep_runtime::logging::chain;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -50,29 +51,39 @@ pub(super) struct Granted {
     pub(super) expires_at: i64,
 }
 
+/// Why there are none, and what else is known of it, for the log.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) error: AwsError,
+    pub(super) status: Option<u16>,
+    pub(super) cause: String,
+}
+
 /// Sends the form of an AssumeRoleWithWebIdentity call.
 pub(super) async fn assume_role(
     client: &GuardedClient,
     endpoint: &Url,
     form: Vec<u8>,
     now: i64,
-) -> Result<Granted, AwsError> {
+) -> Result<Granted, Fault> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     headers.insert(ACCEPT, HeaderValue::from_static("text/xml"));
     let reply = client.post(endpoint, headers, form).await.map_err(|error| {
-        tracing::debug!(error = &error as &dyn std::error::Error, "no answer of AWS STS");
-        match error {
+        let cause = chain(&error);
+        let error = match error {
             FetchError::Unreachable { .. } => AwsError::Unavailable { retry_after: RETRY_AFTER },
             FetchError::TooLarge { .. } => AwsError::Response { reason: "it is too large" },
             _ => AwsError::Refused { code: "EndpointRefused" },
-        }
+        };
+        Fault { error, status: None, cause }
     })?;
     let body = Zeroizing::new(reply.body);
-    match reply.status {
+    let answer = match reply.status {
         200 => granted(&body, now),
         status => Err(refused(status, &reply.headers, &body)),
-    }
+    };
+    answer.map_err(|error| Fault { error, status: Some(reply.status), cause: String::new() })
 }
 
 fn granted(body: &[u8], now: i64) -> Result<Granted, AwsError> {
@@ -111,7 +122,9 @@ fn refused(status: u16, headers: &HeaderMap, body: &[u8]) -> AwsError {
         .unwrap_or_default();
     let unavailable = || AwsError::Unavailable { retry_after: retry_after(headers) };
     match code {
-        "InvalidIdentityToken" | "ExpiredTokenException" | "IDPRejectedClaim" => AwsError::TokenRefused,
+        "InvalidIdentityToken" | "ExpiredTokenException" | "IDPRejectedClaim" => {
+            AwsError::TokenRefused { repeated: false }
+        }
         "AccessDenied" | "AccessDeniedException" => AwsError::Denied,
         "IDPCommunicationError"
         | "InternalFailure"

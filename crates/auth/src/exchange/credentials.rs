@@ -1,20 +1,19 @@
 //! What the client proves itself with, and how it is renewed while calls go on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
-use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 use skep_api::secret::Secret;
 
+use super::actor::Actor;
 use super::assertion::AssertionKey;
 use super::request::Request;
-use super::{ClientAuth, ExchangeSettings, ExchangeSetupError, Grant, TokenType};
+use super::{ClientAuth, ExchangeSettings, ExchangeSetupError};
 use crate::client::{ClientConfig, FetchError, GuardedClient};
 
 /// How long a provider may still want the credential before the last.
@@ -46,24 +45,16 @@ pub(super) enum Proof {
     Svid(Secret),
 }
 
-/// Who acts for the subject.
-#[derive(Debug)]
-pub(super) struct Actor {
-    pub(super) token: Secret,
-    pub(super) kind: TokenType,
-    /// Digest of who the actor is.
-    pub(super) identity: [u8; 32],
-}
-
 /// What is in use.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) current: Arc<Credential>,
-    pub(super) actor: Option<Actor>,
+#[derive(Debug, Clone)]
+struct Held {
+    current: Arc<Credential>,
+    actor: Option<Arc<Actor>>,
     previous: Option<(Arc<Credential>, Instant)>,
     ca_pem: Option<Vec<u8>>,
     /// Where the current one was read from. A credential may move without being another.
     file: Option<PathBuf>,
+    actor_file: Option<PathBuf>,
 }
 
 /// The credentials of an exchanger.
@@ -78,16 +69,23 @@ impl Credentials {
         let client = client(request, settings.ca_pem.as_deref(), &settings.client_auth)?;
         let held = Held {
             current: Arc::new(Credential::new(request, settings.client_auth.clone(), client)?),
-            actor: Actor::of(settings),
+            actor: Actor::of(settings)?.map(Arc::new),
             previous: None,
             ca_pem: settings.ca_pem.clone(),
             file: settings.credential_file.clone(),
+            actor_file: settings.actor_file.clone(),
         };
         Ok(Self { held: ArcSwap::from_pointee(held), changing: Mutex::new(()) })
     }
 
-    pub(super) fn held(&self) -> arc_swap::Guard<Arc<Held>> {
-        self.held.load()
+    /// The credential in use.
+    pub(super) fn current(&self) -> Arc<Credential> {
+        Arc::clone(&self.held.load().current)
+    }
+
+    /// Who acts for the subject.
+    pub(super) fn actor(&self) -> Option<Arc<Actor>> {
+        self.held.load().actor.clone()
     }
 
     /// Takes what `settings` has.
@@ -120,9 +118,10 @@ impl Credentials {
             let client = client(request, settings.ca_pem.as_deref(), &before.given)?;
             previous = Some((Arc::new(Credential::new(request, before.given.clone(), client)?), since));
         }
-        let actor = Actor::of(settings);
+        let actor = Actor::of(settings)?.map(Arc::new);
         let (ca_pem, file) = (settings.ca_pem.clone(), settings.credential_file.clone());
-        self.held.store(Arc::new(Held { current, actor, previous, ca_pem, file }));
+        let actor_file = settings.actor_file.clone();
+        self.held.store(Arc::new(Held { current, actor, previous, ca_pem, file, actor_file }));
         Ok(())
     }
 
@@ -137,13 +136,7 @@ impl Credentials {
         if !Arc::ptr_eq(&held.current, refused) {
             return Some(Arc::clone(&held.current));
         }
-        let path = held.file.as_ref()?;
-        // A file that is being replaced, or that is no credential, says nothing.
-        if tokio::fs::metadata(path).await.ok()?.len() > MAX_FILE {
-            return None;
-        }
-        let text = Secret::new(tokio::fs::read_to_string(path).await.ok()?.trim_end_matches(['\r', '\n']));
-        let given = refused.given.replaced(text)?;
+        let given = refused.given.replaced(content(held.file.as_ref()?).await?)?;
         if same(&given, &refused.given) {
             return None;
         }
@@ -161,10 +154,29 @@ impl Credentials {
         self.held.store(Arc::new(Held {
             current: Arc::clone(credential),
             previous: Some((Arc::clone(&held.current), now)),
-            actor: held.actor.as_ref().map(Actor::again),
-            ca_pem: held.ca_pem.clone(),
-            file: held.file.clone(),
+            ..(*held).clone()
         }));
+    }
+
+    /// Another token of an actor, to try after `refused` may have been: see [`newer`](Self::newer).
+    pub(super) async fn newer_actor(&self, refused: &Actor) -> Option<Arc<Actor>> {
+        let held = self.held.load_full();
+        if let Some(actor) = held.actor.as_ref().filter(|actor| !actor.is(refused)) {
+            return Some(Arc::clone(actor));
+        }
+        let token = content(held.actor_file.as_ref()?).await?;
+        let actor = Actor::new(token, refused.kind).ok()?;
+        (!actor.is(refused)).then(|| Arc::new(actor))
+    }
+
+    /// Takes a token that [`newer_actor`](Self::newer_actor) found and that was not refused, unless
+    /// `refused` has been replaced by another way meanwhile.
+    pub(super) fn adopt_actor(&self, actor: &Arc<Actor>, refused: &Actor) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.load_full();
+        if held.actor.as_ref().is_some_and(|in_use| in_use.is(refused)) {
+            self.held.store(Arc::new(Held { actor: Some(Arc::clone(actor)), ..(*held).clone() }));
+        }
     }
 
     /// The credential before `refused`, while the provider may not know that it was renewed.
@@ -230,39 +242,13 @@ impl ClientAuth {
     }
 }
 
-impl Actor {
-    fn of(settings: &ExchangeSettings) -> Option<Self> {
-        match &settings.grant {
-            Grant::TokenExchange { actor: Some((token, kind)), .. } => {
-                Some(Self { token: token.clone(), kind: *kind, identity: actor_identity(token.expose()) })
-            }
-            _ => None,
-        }
+/// What stands in a file. One that is being replaced, or that holds no secret, says nothing.
+async fn content(path: &Path) -> Option<Secret> {
+    if tokio::fs::metadata(path).await.ok()?.len() > MAX_FILE {
+        return None;
     }
-
-    fn again(&self) -> Self {
-        Self { token: self.token.clone(), kind: self.kind, identity: self.identity }
-    }
-}
-
-/// Issuer and subject where the token is a JWT that says so, so that a renewed token of the same actor
-/// is the same actor; else the token itself. Nothing is believed here: the endpoint judges the token.
-fn actor_identity(token: &str) -> [u8; 32] {
-    let claims = || -> Option<Map<String, Value>> {
-        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-        serde_json::from_slice(&payload).ok()
-    };
-    let who = claims().and_then(|claims| {
-        let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
-        Some((text("iss")?, text("sub")?))
-    });
-    let digest = match who {
-        Some((issuer, subject)) => {
-            Sha256::new().chain_update("jwt\0").chain_update(issuer).chain_update([0]).chain_update(subject)
-        }
-        None => Sha256::new().chain_update("opaque\0").chain_update(token),
-    };
-    digest.finalize().into()
+    let text = Secret::new(tokio::fs::read_to_string(path).await.ok()?);
+    Some(Secret::new(text.expose().trim_end_matches(['\r', '\n'])))
 }
 
 fn client(
@@ -323,16 +309,6 @@ fn same(one: &ClientAuth, other: &ClientAuth) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_renewed_token_of_an_actor_is_the_same_actor() {
-        let jwt = |claims: &str| format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
-        let now = actor_identity(&jwt(r#"{"iss":"https://k8s","sub":"system:sa:a","exp":1}"#));
-        assert_eq!(now, actor_identity(&jwt(r#"{"exp":2,"sub":"system:sa:a","iss":"https://k8s"}"#)));
-        assert_ne!(now, actor_identity(&jwt(r#"{"iss":"https://k8s","sub":"system:sa:b"}"#)));
-        assert_ne!(now, actor_identity(&jwt(r#"{"sub":"system:sa:a"}"#)));
-        assert_ne!(actor_identity("opaque-1"), actor_identity("opaque-2"));
-    }
 
     #[test]
     fn id_and_secret_are_encoded_before_they_are_joined() {

@@ -1,7 +1,7 @@
 //! Tokens for the backend, asked for once and kept while they are good.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
@@ -10,16 +10,17 @@ use skep_runtime::clock::SharedClock;
 use skep_runtime::logging::chain;
 use skep_runtime::rng::SharedRng;
 
-use super::credentials::{Credential, Credentials, Held};
-use super::refusals::{Refusals, owner};
+use super::actor::Actor;
+use super::credentials::{Credential, Credentials};
 use super::request::Request;
 use super::response::{Failure, Granted, RETRY, judge, unanswered};
 use super::{
     ExchangeError, ExchangeObserver, ExchangeReadiness, ExchangeResult, ExchangeSettings, ExchangeSetupError,
-    ExchangedToken, ExchangerMode, Subject,
+    ExchangedToken, ExchangerMode, LastCall, Subject,
 };
 use crate::client::redacted;
 use crate::flight::{FlightCache, FlightKey, Keep};
+use crate::refusals::{Refusals, owner};
 
 /// Tokens that are kept.
 const CAPACITY: usize = 16_384;
@@ -44,7 +45,7 @@ pub struct Exchanger {
     credentials: Credentials,
     cache: Arc<FlightCache<Arc<ExchangedToken>, ExchangeError>>,
     refusals: Refusals,
-    readiness: Mutex<ExchangeReadiness>,
+    last: LastCall,
     clock: SharedClock,
     rng: SharedRng,
     observer: Arc<dyn ExchangeObserver>,
@@ -62,6 +63,8 @@ impl fmt::Debug for Exchanger {
 /// Who a flight is for. The service's own flight has no subject.
 struct Asked {
     key: FlightKey,
+    /// Who acts for the subject, as far as the key knows.
+    actor: Option<Arc<Actor>>,
     subject: Option<AskedFor>,
 }
 
@@ -97,7 +100,7 @@ impl Exchanger {
             request,
             cache: FlightCache::new(CAPACITY, Arc::clone(&clock)),
             refusals: Refusals::default(),
-            readiness: Mutex::new(ExchangeReadiness::Unknown),
+            last: LastCall::default(),
             clock,
             rng,
             observer,
@@ -133,12 +136,13 @@ impl Exchanger {
             // Nobody's token is exchanged for nobody.
             (ExchangerMode::Caller, None) => return Err(ExchangeError::SubjectRefused { repeated: false }),
         };
-        let key = self.key(subject.as_ref());
+        let actor = self.credentials.actor();
+        let key = key(subject.as_ref(), actor.as_deref());
         let lost = ExchangeError::Unavailable { retry_after: RETRY };
         let landed = self
             .cache
             .get(key, lost, || {
-                let asked = Asked { key, subject: subject.map(AskedFor::from) };
+                let asked = Asked { key, actor, subject: subject.map(AskedFor::from) };
                 let exchanger = Arc::clone(self);
                 async move { exchanger.fly(asked).await }
             })
@@ -159,9 +163,10 @@ impl Exchanger {
         }
     }
 
-    /// Whether exchanges work, as of the last call. A refusal of a subject's token says that they do.
+    /// Whether exchanges work, as of the last call. A refusal of a subject's token says that they do, and a
+    /// failure of more than five minutes ago says nothing.
     pub fn readiness(&self) -> ExchangeReadiness {
-        *self.readiness.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.readiness(self.clock.instant())
     }
 
     /// `audience` that tokens are asked for; empty when none is.
@@ -174,27 +179,20 @@ impl Exchanger {
         self.request.mode()
     }
 
-    fn key(&self, subject: Option<&Subject<'_>>) -> FlightKey {
-        let Some(subject) = subject else { return [0; 32] };
-        match &self.credentials.held().actor {
-            None => subject.digest,
-            Some(actor) => {
-                Sha256::new().chain_update(subject.digest).chain_update(actor.identity).finalize().into()
-            }
-        }
-    }
-
     /// One flight: from the first call to what is kept.
     async fn fly(&self, asked: Asked) -> (Result<Arc<ExchangedToken>, ExchangeError>, Keep) {
         let started = self.clock.instant();
-        let outcome = self.ask(&asked).await;
+        let (outcome, as_asked) = self.ask(&asked).await;
         self.note(&outcome);
         match outcome {
             Ok(granted) => {
                 if let Some(subject) = &asked.subject {
                     self.refusals.forget(&subject.owner);
                 }
-                let keep = self.keep(&granted, asked.subject.as_ref(), self.clock.since(started));
+                let keep = match as_asked {
+                    true => self.keep(&granted, asked.subject.as_ref(), self.clock.since(started)),
+                    false => Keep::No,
+                };
                 let scopes = granted.scopes.unwrap_or_else(|| self.request.scopes.clone());
                 let authorization = granted.authorization;
                 (Ok(Arc::new(ExchangedToken { authorization, scopes, key: asked.key })), keep)
@@ -212,18 +210,37 @@ impl Exchanger {
         }
     }
 
+    /// Calls with the actor's token as it is known; once more when that has expired or may be what the
+    /// endpoint refuses, and its file holds another by now. `false` when the outcome is another actor's.
+    async fn ask(&self, asked: &Asked) -> (Result<Granted, Fault>, bool) {
+        let outcome = self.ask_as(asked.actor.as_deref(), asked).await;
+        let Some(actor) = &asked.actor else { return (outcome, true) };
+        if !is_token_refused(&outcome) {
+            return (outcome, true);
+        }
+        let Some(newer) = self.credentials.newer_actor(actor).await else { return (outcome, true) };
+        let outcome = self.ask_as(Some(&newer), asked).await;
+        if !is_token_refused(&outcome) {
+            self.credentials.adopt_actor(&newer, actor);
+        }
+        (outcome, newer.identity == actor.identity)
+    }
+
     /// Calls until the client is accepted or there is nothing left to try. Around a rotation the endpoint
     /// and this proxy change at different moments, so a credential that is refused may have been replaced
     /// a moment ago, or may be newer than what the endpoint knows.
-    async fn ask(&self, asked: &Asked) -> Result<Granted, Fault> {
-        let held = arc_swap::Guard::into_inner(self.credentials.held());
-        let first = &held.current;
-        let refused = match self.call(first, &held, asked).await {
+    async fn ask_as(&self, actor: Option<&Actor>, asked: &Asked) -> Result<Granted, Fault> {
+        if actor.is_some_and(|actor| actor.has_expired(self.clock.unix_seconds())) {
+            let cause = "the actor's token has expired, and its file holds no newer one".to_owned();
+            return Err(Fault { failure: Failure::ActorExpired, status: None, cause });
+        }
+        let first = &self.credentials.current();
+        let refused = match self.call(first, actor, asked).await {
             Err(fault) if fault.failure == Failure::Client => fault,
             outcome => return outcome,
         };
         if let Some(newer) = self.credentials.newer(&self.request, first).await {
-            let outcome = self.call(&newer, &held, asked).await;
+            let outcome = self.call(&newer, actor, asked).await;
             if !is_client_refused(&outcome) {
                 self.credentials.adopt(&newer, first, self.clock.instant());
             }
@@ -232,19 +249,24 @@ impl Exchanger {
         let Some(previous) = self.credentials.previous(first, self.clock.instant()) else {
             return Err(refused);
         };
-        let outcome = self.call(&previous, &held, asked).await;
+        let outcome = self.call(&previous, actor, asked).await;
         if !is_client_refused(&outcome) {
             return outcome;
         }
         // The endpoint may have changed over between the two calls.
-        self.call(first, &held, asked).await
+        self.call(first, actor, asked).await
     }
 
-    async fn call(&self, credential: &Credential, held: &Held, asked: &Asked) -> Result<Granted, Fault> {
+    async fn call(
+        &self,
+        credential: &Credential,
+        actor: Option<&Actor>,
+        asked: &Asked,
+    ) -> Result<Granted, Fault> {
         let subject = asked.subject.as_ref().map_or("", |subject| subject.token.expose());
         let id = || self.rng.uuid().to_string();
         let now = self.clock.unix_seconds();
-        let rendered = self.request.render(credential, held.actor.as_ref(), subject, now, id);
+        let rendered = self.request.render(credential, actor, subject, now, id);
         let Some((headers, body)) = rendered else {
             let cause = "the client's key could not sign an assertion".to_owned();
             return Err(Fault { failure: Failure::Refused("other"), status: None, cause });
@@ -287,7 +309,7 @@ impl Exchanger {
                     self.refusals.note(subject.owner, subject.digest, self.clock.instant())
                 }),
             },
-            Failure::Client => ExchangeError::Refused { code: failure.code() },
+            Failure::Client | Failure::ActorExpired => ExchangeError::Refused { code: failure.code() },
             Failure::Refused(code) => ExchangeError::Refused { code },
             Failure::Response(reason) => ExchangeError::Response { reason },
             Failure::Unavailable(retry_after) => ExchangeError::Unavailable { retry_after },
@@ -296,17 +318,17 @@ impl Exchanger {
 
     /// Says what came of a flight. What the endpoint wrote is in none of it: it may hold a token.
     fn note(&self, outcome: &Result<Granted, Fault>) {
-        let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
-        *readiness = match outcome {
+        let readiness = match outcome {
             Ok(_) => ExchangeReadiness::Ready,
             Err(fault) => match fault.failure {
                 Failure::Subject => ExchangeReadiness::Ready,
-                Failure::Client => ExchangeReadiness::Refused(fault.failure.code()),
+                Failure::Client | Failure::ActorExpired => ExchangeReadiness::Refused(fault.failure.code()),
                 Failure::Refused(code) => ExchangeReadiness::Refused(code),
                 Failure::Response(_) => ExchangeReadiness::Unusable,
                 Failure::Unavailable(_) => ExchangeReadiness::Unavailable,
             },
         };
+        self.last.note(readiness, self.clock.instant());
         if let Err(fault) = outcome {
             tracing::warn!(
                 endpoint = redacted(&self.request.token_url),
@@ -323,7 +345,7 @@ impl Failure {
     fn result(self) -> ExchangeResult {
         match self {
             Self::Subject => ExchangeResult::SubjectRefused,
-            Self::Client | Self::Refused(_) => ExchangeResult::Refused,
+            Self::Client | Self::ActorExpired | Self::Refused(_) => ExchangeResult::Refused,
             Self::Response(_) => ExchangeResult::InvalidResponse,
             Self::Unavailable(_) => ExchangeResult::Unavailable,
         }
@@ -334,6 +356,7 @@ impl Failure {
         match self {
             Self::Subject => "subject_refused",
             Self::Client => "invalid_client",
+            Self::ActorExpired => "actor_expired",
             Self::Refused(code) | Self::Response(code) => code,
             Self::Unavailable(_) => "unavailable",
         }
@@ -349,6 +372,21 @@ impl From<Subject<'_>> for AskedFor {
             expires_at: subject.expires_at,
         }
     }
+}
+
+fn key(subject: Option<&Subject<'_>>, actor: Option<&Actor>) -> FlightKey {
+    match (subject, actor) {
+        (None, _) => [0; 32],
+        (Some(subject), None) => subject.digest,
+        (Some(subject), Some(actor)) => {
+            Sha256::new().chain_update(subject.digest).chain_update(actor.identity).finalize().into()
+        }
+    }
+}
+
+/// RFC 8693 §2.2.2: one code for a bad token of the subject and of the actor.
+fn is_token_refused(outcome: &Result<Granted, Fault>) -> bool {
+    outcome.as_ref().is_err_and(|fault| matches!(fault.failure, Failure::Subject | Failure::ActorExpired))
 }
 
 fn is_client_refused(outcome: &Result<Granted, Fault>) -> bool {

@@ -10,14 +10,17 @@ use skep_api::address::{Egress, Reach};
 use skep_api::secret::Secret;
 use url::Url;
 
+mod actor;
 mod assertion;
 mod credentials;
 mod exchanger;
-mod refusals;
+mod readiness;
 mod request;
 mod response;
 
 pub use exchanger::Exchanger;
+pub use readiness::ExchangeReadiness;
+pub(crate) use readiness::LastCall;
 
 use crate::client::FetchError;
 
@@ -33,6 +36,9 @@ pub struct ExchangeSettings {
     /// File that the credential in `client_auth` was read from. It is read again when the endpoint refuses
     /// the client, so that a rotation is noticed before any watch does.
     pub credential_file: Option<PathBuf>,
+    /// File that the actor's token in `grant` was read from. It is read again when the token has expired,
+    /// and when the endpoint refuses a token: it does not say which (RFC 8693 §2.2.2).
+    pub actor_file: Option<PathBuf>,
     /// What is asked for.
     pub grant: Grant,
     /// `audience`; empty means not sent.
@@ -133,7 +139,8 @@ pub enum ExchangeError {
         /// Another token of the same subject was refused less than a minute ago: a new login does not help.
         repeated: bool,
     },
-    /// `invalid_client`, `unauthorized_client`, `unsupported_grant_type`, `invalid_target`, `invalid_scope`.
+    /// `invalid_client`, `unauthorized_client`, `unsupported_grant_type`, `invalid_target`, `invalid_scope`;
+    /// `actor_expired`, when the actor's token has expired, so that the endpoint was not asked.
     #[error("the token endpoint refuses this proxy: {code}")]
     Refused { code: &'static str },
     #[error("the token endpoint's answer is not usable: {reason}")]
@@ -149,7 +156,7 @@ pub enum ExchangeSetupError {
     Endpoint(#[source] FetchError),
     #[error("this method of client authentication needs a client id")]
     ClientIdMissing,
-    #[error("this method of client authentication needs a {what}, and it is empty")]
+    #[error("the {what} is empty")]
     CredentialMissing { what: &'static str },
     #[error("the client's {what} has characters that cannot be sent")]
     CredentialCharacters { what: &'static str },
@@ -182,17 +189,4 @@ pub trait ExchangeObserver: fmt::Debug + Send + Sync {
     fn hit(&self);
     /// The token endpoint was asked.
     fn asked(&self, result: ExchangeResult, took: Duration);
-}
-
-/// Whether exchanges work, as of the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExchangeReadiness {
-    /// None was made yet.
-    Unknown,
-    Ready,
-    /// The endpoint refuses this proxy; the code says why.
-    Refused(&'static str),
-    /// The endpoint's answers are not usable.
-    Unusable,
-    Unavailable,
 }

@@ -9,8 +9,9 @@ use skep_api::address::{Egress, Reach};
 use url::Url;
 use url::form_urlencoded::Serializer;
 
+use super::actor::Actor;
 use super::assertion::{Assertion, JWT_BEARER, JWT_SPIFFE};
-use super::credentials::{Actor, Credential, Proof};
+use super::credentials::{Credential, Proof};
 use super::{ClientAuth, ExchangeSettings, ExchangerMode, Grant, TokenType};
 
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";

@@ -42,6 +42,8 @@ pub(super) enum Failure {
     Subject,
     /// The client's credential is not accepted.
     Client,
+    /// The actor's token has expired; nothing was asked.
+    ActorExpired,
     /// Something else that was asked for is not granted.
     Refused(&'static str),
     /// The answer is not what RFC 8693 says.

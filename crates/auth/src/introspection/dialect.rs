@@ -110,7 +110,7 @@ fn github(answer: &Claims, now: i64, ttl: Duration) -> Result<Claims, Introspect
             let time: jiff::Timestamp = text.parse().map_err(|_| bad("its expiry is no time"))?;
             time.as_second()
         }
-        None => now + ENDLESS.max(i64::try_from(ttl.as_secs()).unwrap_or(ENDLESS)),
+        None => now.saturating_add(ENDLESS.max(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX))),
     };
     let scopes = answer.get("scopes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let scopes: Vec<&str> = scopes.iter().filter_map(Value::as_str).collect();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep_api::address::{Egress, Reach};
+use skep_api::address::Egress;
 use skep_api::runconfig::{AwsExtension, AwsRoleMapping, AwsStsConfig};
 use skep_auth::aws::{AwsError, AwsSettings, AwsSts};
 use skep_auth::exchange::{ExchangeObserver, ExchangeReadiness, ExchangeResult};
@@ -59,9 +59,8 @@ fn config() -> AwsStsConfig {
 
 fn settings(config: &AwsStsConfig, endpoint: &str) -> AwsSettings {
     let extension = AwsExtension { sts_endpoint: endpoint.to_owned(), ca_cert_path: String::new() };
-    let reach = Reach { http: true, private: true };
     let egress = Egress { loopback: true, deny: Vec::new() };
-    AwsSettings::new(config, &extension, None, reach, egress).unwrap()
+    AwsSettings::new(config, &extension, None, egress).unwrap()
 }
 
 async fn world(handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> World {
@@ -81,11 +80,11 @@ async fn world_with(
 }
 
 impl World {
-    fn alice(&self, claims: Value, lasts: i64) -> Identity {
+    fn alice(&self, claims: Value, lasts: i64) -> Arc<Identity> {
         self.caller("alice", claims, lasts)
     }
 
-    fn caller(&self, subject: &str, claims: Value, lasts: i64) -> Identity {
+    fn caller(&self, subject: &str, claims: Value, lasts: i64) -> Arc<Identity> {
         let mut claims = claims.as_object().unwrap().clone();
         claims.insert("sub".to_owned(), json!(subject));
         let mut token_digest = [0; 32];
@@ -94,7 +93,7 @@ impl World {
         caller.claims = claims;
         caller.expires_at = self.clock.unix_seconds() + lasts;
         caller.token_digest = token_digest;
-        caller
+        Arc::new(caller)
     }
 }
 
@@ -314,9 +313,13 @@ async fn each_refusal_of_sts_has_its_meaning() {
     let refused = |code: &'static str| (AwsError::Refused { code }, ExchangeReadiness::Refused(code));
     let mut table: Vec<Reading> = Vec::new();
     for code in ["InvalidIdentityToken", "ExpiredTokenException", "IDPRejectedClaim"] {
-        table.push((refusal(400, code), AwsError::TokenRefused, ExchangeReadiness::Unknown));
+        table.push((
+            refusal(400, code),
+            AwsError::TokenRefused { repeated: false },
+            ExchangeReadiness::Unknown,
+        ));
     }
-    table.push((refusal(403, "AccessDenied"), AwsError::Denied, ExchangeReadiness::Refused("AccessDenied")));
+    table.push((refusal(403, "AccessDenied"), AwsError::Denied, ExchangeReadiness::Unknown));
     for code in ["IDPCommunicationError", "Throttling", "ThrottlingException", "RequestLimitExceeded"] {
         table.push((refusal(400, code), later(5), ExchangeReadiness::Unavailable));
     }
@@ -389,8 +392,8 @@ async fn each_refusal_of_sts_has_its_meaning() {
         // Only a refusal of the token itself is kept, and not for long.
         world.server.set_handler(|_| an_hour());
         let again = sts.credentials(&alice, TOKEN).await;
-        if expected == AwsError::TokenRefused {
-            assert_eq!(again.unwrap_err(), AwsError::TokenRefused, "{name}");
+        if let AwsError::TokenRefused { .. } = expected {
+            assert_eq!(again.unwrap_err(), expected, "{name}");
             world.clock.advance(Duration::from_secs(10));
             assert!(sts.credentials(&world.alice(json!({}), 600), TOKEN).await.is_ok(), "{name}");
         } else {
@@ -420,7 +423,7 @@ async fn an_sts_that_is_silent_or_gone_is_unavailable() {
 #[tokio::test]
 async fn an_endpoint_at_a_metadata_address_is_never_called() {
     let world = world(|_| an_hour()).await;
-    let settings = settings(&config(), "http://169.254.169.254/");
+    let settings = settings(&config(), "https://169.254.169.254/");
     let sts = AwsSts::new(settings, Arc::new(world.clock.clone()), Arc::clone(&world.seen) as _).unwrap();
     let error = sts.credentials(&world.alice(json!({}), 600), TOKEN).await.unwrap_err();
     assert_eq!(error, AwsError::Refused { code: "EndpointRefused" });
@@ -446,4 +449,133 @@ async fn the_same_settings_are_known_again() {
     other.role_mappings[0].priority = Some(1);
     other.role_mappings[0].claim = "others".to_owned();
     assert!(!world.sts.same(&settings(&other, &world.server.url("/"))));
+}
+
+#[tokio::test]
+async fn a_second_token_of_a_subject_that_is_refused_within_a_minute_says_so() {
+    let world = world(|_| refusal(400, "InvalidIdentityToken")).await;
+    let with = |number: u8| {
+        let mut caller = Identity::clone(&world.alice(json!({}), 600));
+        caller.token_digest[31] = number;
+        Arc::new(caller)
+    };
+    let ask = async |number: u8| world.sts.credentials(&with(number), TOKEN).await.map(|_| ());
+    let refused = |repeated| Err(AwsError::TokenRefused { repeated });
+    assert_eq!(ask(1).await, refused(false));
+    assert_eq!(ask(1).await, refused(false), "the same token again");
+    world.clock.advance(Duration::from_secs(20));
+    assert_eq!(ask(1).await, refused(false), "the same token, asked again");
+    assert_eq!(ask(2).await, refused(true), "a new login did not help");
+    let bob = world.caller("bob", json!({}), 600);
+    assert_eq!(world.sts.credentials(&bob, TOKEN).await.map(|_| ()), refused(false), "somebody else");
+    world.clock.advance(Duration::from_secs(61));
+    assert_eq!(ask(3).await, refused(false), "a minute later");
+    world.server.set_handler(|_| an_hour());
+    assert_eq!(ask(4).await, Ok(()));
+    world.server.set_handler(|_| refusal(400, "ExpiredTokenException"));
+    assert_eq!(ask(5).await, refused(false), "after one was accepted");
+}
+
+#[tokio::test]
+async fn a_caller_who_may_not_take_the_role_says_nothing_about_the_others() {
+    let world = world(|_| an_hour()).await;
+    world.sts.credentials(&world.alice(json!({}), 600), TOKEN).await.unwrap();
+    world.server.set_handler(|_| refusal(403, "AccessDenied"));
+    let bob = world.caller("bob", json!({}), 600);
+    assert_eq!(world.sts.credentials(&bob, TOKEN).await.unwrap_err(), AwsError::Denied);
+    assert_eq!(world.sts.readiness(), ExchangeReadiness::Ready);
+}
+
+#[tokio::test]
+async fn a_failure_says_nothing_any_more_after_five_minutes() {
+    let world = world(|_| Reply::status(503)).await;
+    assert!(world.sts.credentials(&world.alice(json!({}), 600), TOKEN).await.is_err());
+    assert_eq!(world.sts.readiness(), ExchangeReadiness::Unavailable);
+    world.clock.advance(Duration::from_secs(300));
+    assert_eq!(world.sts.readiness(), ExchangeReadiness::Unknown);
+}
+
+#[tokio::test]
+async fn a_file_of_authorities_without_a_certificate_is_refused() {
+    let world = world(|_| an_hour()).await;
+    for pem in ["", "no certificate"] {
+        let mut emptied = settings(&config(), &world.server.url("/"));
+        emptied.ca_pem = Some(pem.as_bytes().to_vec());
+        let error = AwsSts::new(emptied, Arc::new(world.clock.clone()), Arc::clone(&world.seen) as _);
+        let error = skep_runtime::logging::chain(&error.map(|_| ()).unwrap_err());
+        assert!(error.contains("no certificate in"), "{error}");
+    }
+}
+
+/// What this thread logs while it is alive.
+struct Logging {
+    log: Arc<Mutex<Vec<u8>>>,
+    _guard: (tracing::Dispatch, tracing::subscriber::DefaultGuard),
+}
+
+impl Logging {
+    fn start() -> Self {
+        #[derive(Clone)]
+        struct Target(Arc<Mutex<Vec<u8>>>);
+        impl std::io::Write for Target {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Arc::<Mutex<Vec<u8>>>::default();
+        let target = Target(Arc::clone(&log));
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || target.clone()).finish();
+        // A lone subscriber is one that a thread without any can turn log statements off for.
+        let second = tracing::Dispatch::new(tracing_subscriber::registry());
+        Self { log, _guard: (second, tracing::subscriber::set_default(subscriber)) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.log.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn the_rules_are_asked_once_about_a_caller() {
+    let mut rules = config();
+    rules.role_mappings = vec![AwsRoleMapping {
+        matcher: "claims.many.exists(a, claims.many.exists(b, a != b))".to_owned(),
+        role_arn: ADMIN.to_owned(),
+        ..AwsRoleMapping::default()
+    }];
+    let world = world_with(&rules, |_| an_hour()).await;
+    // Too many for this matcher, which says so in the log every time.
+    let alice = world.alice(json!({"many": vec![0; 1001]}), 600);
+    let logging = Logging::start();
+    for call in 0..5 {
+        let (credentials, kept) = world.sts.credentials(&alice, TOKEN).await.unwrap();
+        assert_eq!((credentials.role_arn(), kept), (ROLE, call > 0));
+    }
+    assert_eq!(logging.text().matches("too many claims").count(), 1, "{}", logging.text());
+    // The same token, judged anew with other claims.
+    let changed = world.alice(json!({"many": [0, 1]}), 600);
+    assert_eq!(world.sts.credentials(&changed, TOKEN).await.unwrap().0.role_arn(), ADMIN);
+}
+
+#[tokio::test]
+async fn why_sts_was_not_asked_is_in_the_log() {
+    let mut settings = settings(&config(), "https://localhost:9/");
+    settings.egress.loopback = false;
+    let clock = Arc::new(ManualClock::default());
+    let sts = AwsSts::new(settings, clock, Arc::new(Seen::default()) as _).unwrap();
+    let mut alice = Identity::of("https://idp.example", "alice");
+    alice.claims.insert("sub".to_owned(), json!("alice"));
+    let logging = Logging::start();
+    let error = sts.credentials(&Arc::new(alice), TOKEN).await.unwrap_err();
+    assert_eq!(error, AwsError::Unavailable { retry_after: Duration::from_secs(5) });
+    let log = logging.text();
+    for expected in ["WARN", "localhost:9", "is a loopback address"] {
+        assert!(log.contains(expected), "{expected}: {log}");
+    }
+    assert!(!log.contains(TOKEN), "{log}");
 }

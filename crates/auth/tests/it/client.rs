@@ -188,6 +188,29 @@ async fn a_server_that_is_trusted_but_not_pinned_is_not_spoken_to() {
 }
 
 #[tokio::test]
+async fn a_pinned_certificate_that_is_only_sent_along_proves_nothing() {
+    let ca = TestCa::new();
+    let pinned = ca.server(&["127.0.0.1"]);
+    let impostor = ca.server(&["127.0.0.1"]);
+    let (key, whole) = pins_of(&pinned);
+    for (tls, fine) in [
+        (Tls::with_others(&impostor, &[&pinned]), false),
+        (Tls::with_others(&impostor, &[&pinned, &impostor]), false),
+        (Tls::with_others(&pinned, &[&impostor]), true),
+    ] {
+        let server = ScriptedServer::start_tls(&tls, |_| Reply::status(200)).await;
+        for pins in [Pins::parse(std::slice::from_ref(&key), ""), Pins::parse(&[], &whole)] {
+            let client = client(|config| {
+                config.ca_pem = Some(ca.pem().into_bytes());
+                config.pins = pins.unwrap();
+            });
+            assert_eq!(client.get_json(&url(&server, "/"), None).await.is_ok(), fine);
+        }
+        assert_eq!(server.requests().len(), if fine { 2 } else { 0 });
+    }
+}
+
+#[tokio::test]
 async fn pins_and_a_client_certificate_go_together() {
     let ca = TestCa::new();
     let mine = ca.client("proxy", None);

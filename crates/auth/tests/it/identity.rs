@@ -9,6 +9,7 @@ use skep_api::address::{Egress, Reach};
 use skep_auth::authenticator::{Authenticator, TrustedIssuer};
 use skep_auth::client::{ClientConfig, GuardedClient};
 use skep_auth::error::AuthError;
+use skep_auth::identity::Namespace;
 use skep_auth::limiter::SourceLimiter;
 use skep_auth::names::{Audience, Issuer};
 use skep_auth::provider::{KeyProvider, KeySource};
@@ -46,7 +47,12 @@ pub(crate) fn trusted(idp: &FakeIdp, issuer: &str, rules: TokenRules) -> Trusted
     trusted_with(idp, issuer, rules, ManualClock::at(ISSUED))
 }
 
-fn trusted_with(idp: &FakeIdp, issuer: &str, rules: TokenRules, clock: ManualClock) -> TrustedIssuer {
+pub(crate) fn trusted_with(
+    idp: &FakeIdp,
+    issuer: &str,
+    rules: TokenRules,
+    clock: ManualClock,
+) -> TrustedIssuer {
     let issuer = Issuer::parse(issuer, true).unwrap();
     let source = KeySource {
         issuer: issuer.clone(),
@@ -67,8 +73,9 @@ pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn prefixed(prefix: &str) -> TokenRules {
-    TokenRules { subject_prefix: prefix.to_owned(), ..rules(AUDIENCE) }
+pub(crate) fn prefixed(prefix: &str) -> TokenRules {
+    let namespace = Namespace { prefix: prefix.to_owned(), ..Namespace::default() };
+    TokenRules { namespace, ..rules(AUDIENCE) }
 }
 
 struct Two {

@@ -14,7 +14,7 @@ use skep_testkit::server::{Gate, Step};
 use skep_testkit::{FakeIdp, ManualClock, Recorded, Reply, ScriptedServer, TokenSpec};
 use url::Url;
 
-use crate::identity::{AUDIENCE, ISSUED, authenticator, client, ip, rules, trusted};
+use crate::identity::{AUDIENCE, ISSUED, authenticator, client, ip, prefixed, rules, trusted};
 
 const ISSUER: &str = "https://idp.example";
 const TOKEN: &str = "opaque-token-of-alice";
@@ -344,7 +344,7 @@ async fn jwts_and_opaque_tokens_of_two_issuers_get_along() {
     let partner = TrustedIssuer {
         issuer: Issuer::parse(ISSUER, false).unwrap(),
         keys: None,
-        rules: TokenRules { subject_prefix: "partner:".to_owned(), ..rules(AUDIENCE) },
+        rules: prefixed("partner:"),
         introspector: Some(Introspector::new(settings, client(|_| {}), Arc::new(clock.clone()))),
     };
     let judge = authenticator(vec![trusted(&idp, idp.issuer(), rules(AUDIENCE)), partner], clock);
@@ -490,5 +490,150 @@ async fn githubs_answers_are_understood_and_the_token_in_them_is_dropped() {
     ] {
         let opaque = Opaque::of("https://github.com", github, move |_| reply.clone()).await;
         assert_eq!(opaque.subject(TOKEN).await.unwrap_err(), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_away_is_not_held_against_the_callers() {
+    let opaque = Opaque::start(|_, _| {}, |_| Reply::status(503)).await;
+    let (source, other) = (ip("192.0.2.1"), ip("192.0.2.2"));
+    // A crowd behind one address, all of them good.
+    for round in 0..200 {
+        let refused = opaque.judge.authenticate(&format!("good-{round}"), source).await.unwrap_err();
+        assert_eq!(
+            refused,
+            AuthError::IntrospectionUnavailable,
+            "whose fault it is does not change: {round}"
+        );
+    }
+    let asked = opaque.asked();
+    assert!(asked <= 20, "a struggling endpoint is not flooded: {asked}");
+    // A crowd that comes at once makes no debts.
+    let crowd = (0..50).map(|round| format!("late-{round}")).collect::<Vec<_>>();
+    opaque.clock.advance(Duration::from_secs(10));
+    let all = crowd.iter().map(|token| opaque.judge.authenticate(token, source));
+    for refused in futures_util::future::join_all(all).await {
+        assert_eq!(refused.unwrap_err(), AuthError::IntrospectionUnavailable);
+    }
+    // It is back, and so are they.
+    opaque.server.set_handler(|request| {
+        let good = request.form_field("token").starts_with("good");
+        Reply::json(&if good { active(json!({})) } else { json!({"active": false}) })
+    });
+    opaque.clock.advance(Duration::from_millis(500));
+    for round in 0..200 {
+        assert!(opaque.judge.authenticate(&format!("good-{round}"), source).await.is_ok(), "{round}");
+    }
+    // What a flood has used up is not given back by an outage, nor by its end.
+    for round in 0..100 {
+        assert!(opaque.judge.authenticate(&format!("made-up-{round}"), other).await.is_err());
+    }
+    let limited = opaque.judge.authenticate("good-new", other).await.unwrap_err();
+    assert!(matches!(limited, AuthError::SourceLimited { .. }), "{limited:?}");
+}
+
+#[tokio::test]
+async fn answers_that_are_slow_or_of_another_kind_are_none() {
+    let jwt = "eyJhbGciOiJSUzI1NiIsInR5cCI6InRva2VuLWludHJvc3BlY3Rpb24rand0In0.eyJhY3RpdmUiOnRydWV9.c2ln";
+    let mut dripping = Reply::status(200).header("Content-Type", "application/json");
+    for byte in active(json!({})).to_string().bytes() {
+        dripping = dripping.step(Step::Send(vec![byte].into())).step(Step::Pause(Duration::from_millis(50)));
+    }
+    for (what, reply) in [
+        ("a drip", dripping),
+        ("silence", Reply::hang()),
+        ("a JWT", Reply::body(200, "application/token-introspection+jwt", jwt)),
+        ("a redirect to where it would be good", Reply::status(307).header("Location", "/introspect")),
+        ("nested twice", Reply::body(200, "application/json", r#"{"active":true,"x":{"a":1,"a":2}}"#)),
+        ("a name in another spelling", Reply::body(200, "application/json", r#"{"Active":true}"#)),
+        ("two documents", Reply::body(200, "application/json", r#"{"active":true}{"active":true}"#)),
+        ("a byte order mark", Reply::body(200, "application/json", "\u{feff}{\"active\":true}")),
+        ("depth", Reply::body(200, "application/json", "[".repeat(5000) + &"]".repeat(5000))),
+        ("cut short", Reply::body(200, "application/json", r#"{"active":true,"sub":"ali"#)),
+    ] {
+        let opaque = Opaque::start(|_, _| {}, move |_| reply.clone()).await;
+        let started = std::time::Instant::now();
+        assert_eq!(opaque.subject(TOKEN).await.unwrap_err(), AuthError::IntrospectionUnavailable, "{what}");
+        assert!(started.elapsed() < Duration::from_secs(4), "{what}: {:?}", started.elapsed());
+        assert_eq!(opaque.asked(), 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn odd_particulars_in_an_answer_let_nobody_in() {
+    for (changes, expected) in [
+        (json!({"active": 1}), AuthError::IntrospectionUnavailable),
+        (json!({"active": "false"}), AuthError::IntrospectionUnavailable),
+        (json!({"exp": "1767229200"}), AuthError::Malformed { reason: "a time in it is not a number" }),
+        (json!({"exp": 0}), AuthError::Expired),
+        (json!({"aud": []}), AuthError::Audience),
+        (json!({"aud": {"aud": AUDIENCE}}), AuthError::Audience),
+        (json!({"iss": ""}), AuthError::Issuer),
+        (json!({"iss": [ISSUER]}), AuthError::Issuer),
+        (json!({"iss": "https://idp.example//"}), AuthError::Issuer),
+        (json!({"sub": 7}), AuthError::NoSubject),
+        (json!({"sub": ""}), AuthError::NoSubject),
+        (json!({"token_type": "id_token"}), AuthError::WrongKind { reason: "it is no access token" }),
+        (json!({"token_type": "PoP"}), AuthError::Bound),
+        (json!({"cnf": {"x5t#S256": "x"}}), AuthError::Bound),
+        (
+            json!({"typ": "ID"}),
+            AuthError::WrongKind { reason: "it is an ID token; an access token is needed" },
+        ),
+    ] {
+        let answer = active(changes.clone());
+        let opaque = Opaque::start(|_, _| {}, move |_| Reply::json(&answer)).await;
+        assert_eq!(opaque.subject(TOKEN).await.unwrap_err(), expected, "{changes}");
+    }
+    // Who is asked about opaque tokens cannot name the users of another issuer.
+    let idp = FakeIdp::with_clock(Arc::new(ManualClock::at(ISSUED))).await;
+    let server = ScriptedServer::start(|_| Reply::json(&active(json!({"sub": "partner:root"})))).await;
+    let settings = IntrospectionSettings {
+        url: Url::parse(&server.url("/introspect")).unwrap(),
+        dialect: Dialect::Rfc7662,
+        client_id: String::new(),
+        client_secret: None,
+        token_file: None,
+        cache_ttl: CACHE_TTL,
+    };
+    let clock = ManualClock::at(ISSUED);
+    let ours = TrustedIssuer {
+        issuer: Issuer::parse(ISSUER, false).unwrap(),
+        keys: None,
+        rules: rules(AUDIENCE),
+        introspector: Some(Introspector::new(settings, client(|_| {}), Arc::new(clock.clone()))),
+    };
+    let partner = prefixed("partner:");
+    let judge = authenticator(vec![ours, trusted(&idp, idp.issuer(), partner)], clock);
+    assert_eq!(judge.authenticate(TOKEN, ip("192.0.2.1")).await.unwrap_err(), AuthError::NoSubject);
+}
+
+#[tokio::test]
+async fn a_token_that_is_revoked_is_known_for_as_long_as_the_answer_is_kept() {
+    let opaque = Opaque::start(|_, _| {}, |_| Reply::json(&active(json!({"exp": ISSUED + 36_000})))).await;
+    assert!(opaque.subject(TOKEN).await.is_ok());
+    opaque.server.set_handler(|_| Reply::json(&json!({"active": false})));
+    opaque.clock.advance(Duration::from_secs(29));
+    assert!(opaque.subject(TOKEN).await.is_ok());
+    opaque.clock.advance(Duration::from_secs(1));
+    assert_eq!(opaque.subject(TOKEN).await.unwrap_err(), AuthError::Inactive);
+    // An outage does not bring it back.
+    opaque.server.set_handler(|_| Reply::status(500));
+    opaque.clock.advance(Duration::from_secs(10));
+    assert_eq!(opaque.subject(TOKEN).await.unwrap_err(), AuthError::IntrospectionUnavailable);
+}
+
+#[tokio::test]
+async fn a_token_of_github_that_never_ends_is_good_whatever_the_time_to_keep_it() {
+    for seconds in [0, 1, 3600, 86_400, i64::MAX.unsigned_abs(), u64::MAX] {
+        let github = |settings: &mut IntrospectionSettings, _: &mut TokenRules| {
+            settings.dialect = Dialect::GitHub;
+            settings.client_id = AUDIENCE.to_owned();
+            settings.cache_ttl = Duration::from_secs(seconds);
+        };
+        let answer =
+            json!({"scopes": [], "app": {"client_id": AUDIENCE}, "user": {"id": 1}, "expires_at": null});
+        let opaque = Opaque::of("https://github.com", github, move |_| Reply::json(&answer)).await;
+        assert_eq!(opaque.subject(TOKEN).await.unwrap(), "1", "{seconds}");
     }
 }

@@ -8,7 +8,11 @@ mod client;
 #[cfg(test)]
 mod exchange;
 #[cfg(test)]
+mod hostile_issuers;
+#[cfg(test)]
 mod identity;
+#[cfg(test)]
+mod impostors;
 #[cfg(test)]
 mod introspection;
 #[cfg(test)]

@@ -75,6 +75,8 @@ pub struct Client {
     pub audiences: Vec<Audience>,
     /// The resources that it may exchange users' tokens for, spelled as they appear in `aud`.
     pub exchange_audiences: Vec<Audience>,
+    /// Whom the users' tokens that it exchanges may be for, besides the client itself.
+    pub subject_audiences: Vec<Audience>,
     /// The scopes it may ask for. Asked for none, it gets all; of a user's, those that the user has too.
     pub scopes: Vec<String>,
     /// The grants it may use.
@@ -89,6 +91,7 @@ impl Client {
             secret: SecretDigest::of(secret),
             audiences: Vec::new(),
             exchange_audiences: Vec::new(),
+            subject_audiences: Vec::new(),
             scopes: Vec::new(),
             grants: vec![GrantType::ClientCredentials],
         }
@@ -106,6 +109,12 @@ impl Client {
         if !self.grants.contains(&GrantType::TokenExchange) {
             self.grants.push(GrantType::TokenExchange);
         }
+        self
+    }
+
+    /// Lets the client exchange users' tokens that are for this resource: one that the client serves.
+    pub fn with_subject_audience(mut self, audience: impl Into<String>) -> Self {
+        self.subject_audiences.push(Audience::new(audience));
         self
     }
 
@@ -135,6 +144,11 @@ impl Audience {
     /// The value of `aud`.
     pub fn as_str(&self) -> &str {
         &self.given
+    }
+
+    /// True when this is `name`, in any spelling if it is a URL.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.given == name || Url::parse(name).is_ok_and(|url| self.is(&url))
     }
 
     /// True when `resource` names this audience.

@@ -34,6 +34,10 @@ pub(super) fn issue(
     }
     let (claims, left) = subject_token(server, form)?;
     let user = user(&claims).ok_or(NOT_OURS)?;
+    // A token that got into the wrong hands is worth nothing there.
+    is_for(client, &claims)?;
+    // In what comes out, the subject is a user to everybody who reads it.
+    is_of_a_user(client, &user, &claims)?;
     let act = act(client, &claims)?;
     let audience = audience(client, form)?;
     let scopes = scopes(client, &claims, form)?;
@@ -91,6 +95,35 @@ fn user(claims: &Map<String, Value>) -> Option<User> {
         groups: groups.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect(),
         extra: Map::new(),
     })
+}
+
+/// The subject's token has to be for the client, or for something that it serves: a client that could
+/// exchange whatever it was given could act for everybody.
+fn is_for(client: &Client, claims: &Map<String, Value>) -> Result<(), OAuthError> {
+    let serves = |name: &str| {
+        name == client.id || client.subject_audiences.iter().any(|audience| audience.is_called(name))
+    };
+    let fine = match claims.get("aud") {
+        Some(Value::String(name)) => serves(name),
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).any(serves),
+        _ => false,
+    };
+    if fine {
+        Ok(())
+    } else {
+        Err(refused("the subject_token is for an audience that this client does not serve"))
+    }
+}
+
+/// Where no user takes part, subject and client are the same (RFC 9068 §2.2): neither may such a token come in,
+/// and be taken for a user's afterwards, nor go out.
+fn is_of_a_user(client: &Client, user: &User, claims: &Map<String, Value>) -> Result<(), OAuthError> {
+    let issued_to = claims.get("client_id").and_then(Value::as_str).filter(|id| !id.is_empty());
+    let issued_to = issued_to.ok_or(NOT_OURS)?;
+    if [issued_to, client.id.as_str()].contains(&user.subject.as_str()) {
+        return Err(refused("the subject_token is that of a client; only users' tokens can be exchanged"));
+    }
+    Ok(())
 }
 
 /// The client as the actor, those who acted before inside (RFC 8693 §4.1). `may_act` (§4.4) is kept to.

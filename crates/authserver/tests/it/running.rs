@@ -31,8 +31,9 @@ impl Drop for Running {
 
 impl Running {
     /// Clients `ci` (one resource, scopes a and b), `many` (two resources, no scope), `odd:id` (odd
-    /// characters in id and secret), `idle` (no grant), `proxy` (exchanges for one audience, scopes a and c)
-    /// and `wide` (exchanges for three).
+    /// characters in id and secret), `idle` (no grant), `proxy` (exchanges tokens for the resource or for the
+    /// backend for ones for the backend, scopes a and c), `wide` (exchanges tokens for the resource for ones for
+    /// three) and `own` (exchanges tokens that are for itself).
     pub(crate) async fn start() -> Self {
         Self::start_at("").await
     }
@@ -65,12 +66,16 @@ impl Running {
             idle.with_audience(RESOURCE),
             exchanging("proxy")
                 .with_exchange_audience("https://backend.example")
+                .with_subject_audience(RESOURCE)
+                .with_subject_audience("https://backend.example")
                 .with_scope("a")
                 .with_scope("c"),
             exchanging("wide")
                 .with_exchange_audience("https://backend.example")
                 .with_exchange_audience("https://other.example/api")
-                .with_exchange_audience("backend"),
+                .with_exchange_audience("backend")
+                .with_subject_audience(RESOURCE),
+            exchanging("own").with_exchange_audience("https://backend.example"),
         ] {
             assert!(config.clients.insert(client));
         }

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use skep_api::secret::Secret;
+use skep_authserver::clients::Client;
 use skep_authserver::keys::SigningKey;
 use skep_authserver::{AuthServer, Config, User, UserGrant};
 use skep_testkit::{Answer, SeededRng};
@@ -23,12 +25,17 @@ fn alice() -> User {
 
 /// A token of alice for the proxy, with the scopes a, b and openid.
 fn token_of(server: &AuthServer, lifetime: u64) -> String {
+    token_for(server, RESOURCE, lifetime)
+}
+
+/// The same for somebody else.
+fn token_for(server: &AuthServer, audience: &str, lifetime: u64) -> String {
     let scopes = ["a", "b", "openid"].map(str::to_owned);
     let user = alice();
     let grant = UserGrant {
         user: &user,
         client_id: "skep-demo",
-        audience: RESOURCE,
+        audience,
         scopes: &scopes,
         lifetime: Duration::from_secs(lifetime),
     };
@@ -156,6 +163,46 @@ async fn the_token_is_for_an_audience_that_the_client_may_use() {
 }
 
 #[tokio::test]
+async fn a_client_exchanges_only_tokens_for_what_it_serves_and_for_itself() {
+    let server = Running::start().await;
+    let table = [
+        ("proxy", RESOURCE, true),
+        ("proxy", BACKEND, true),
+        ("proxy", "proxy", true),
+        ("proxy", "own", false),
+        ("proxy", "https://other.example/api", false),
+        ("wide", RESOURCE, true),
+        ("wide", BACKEND, false),
+        ("own", "own", true),
+        ("own", RESOURCE, false),
+    ];
+    for (client, audience, fine) in table {
+        let subject = token_for(&server.server, audience, 3600);
+        let body = exchange_as(&server, client, &subject, &[]).await.json();
+        assert_eq!(body.get("access_token").is_some(), fine, "{client} {audience}: {body}");
+        if !fine {
+            assert_eq!(body["error"], "invalid_request", "{client} {audience}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_token_of_a_client_never_becomes_a_users() {
+    let server = Running::start_with("", |config: &mut Config| {
+        let secret = Secret::new("both-secret");
+        let both = Client::new("both", &secret).with_audience("both").with_exchange_audience(BACKEND);
+        assert!(config.clients.insert(both));
+    })
+    .await;
+    let form = "grant_type=client_credentials&client_id=both&client_secret=both-secret";
+    let own = server.token(&[], form).await.json()["access_token"].as_str().unwrap().to_owned();
+    let body = exchange_as(&server, "both", &own, &[]).await.json();
+    assert_eq!(body["error"], "invalid_request", "{body}");
+    let user = exchange_as(&server, "both", &token_for(&server.server, "both", 3600), &[]).await.json();
+    assert!(user["access_token"].is_string(), "{user}");
+}
+
+#[tokio::test]
 async fn the_scope_is_never_more_than_the_user_and_the_client_have() {
     let server = Running::start().await;
     let subject = token_of(&server.server, 3600);
@@ -210,6 +257,7 @@ async fn what_the_users_token_says_is_kept_to() {
             "iss": server.server.issuer().as_str(),
             "sub": "u-1",
             "aud": RESOURCE,
+            "client_id": "skep-demo",
             "exp": NOW + 60,
         });
         for (name, value) in changes.as_object().unwrap() {
@@ -232,6 +280,23 @@ async fn what_the_users_token_says_is_kept_to() {
         (json!({"exp": null}), false),
         (json!({"exp": i64::MIN}), false),
         (json!({"exp": i64::MAX}), true),
+        (json!({"aud": "https://other.example"}), false),
+        (json!({"aud": "https://mcp.example"}), false),
+        (json!({"aud": "HTTPS://MCP.example:443/mcp"}), true),
+        (json!({"aud": ["https://other.example", RESOURCE]}), true),
+        (json!({"aud": ["https://other.example"]}), false),
+        (json!({"aud": "proxy"}), true),
+        (json!({"aud": "wide"}), false),
+        (json!({"aud": []}), false),
+        (json!({"aud": ""}), false),
+        (json!({"aud": {"0": RESOURCE}}), false),
+        (json!({"aud": null}), false),
+        // A client's own, or one that would become one.
+        (json!({"sub": "skep-demo"}), false),
+        (json!({"sub": "proxy"}), false),
+        (json!({"client_id": null}), false),
+        (json!({"client_id": ""}), false),
+        (json!({"client_id": ["skep-demo"]}), false),
     ];
     for (changes, fine) in table {
         let token = key.sign_jwt("at+jwt", &claims(changes.clone())).unwrap();
@@ -258,7 +323,10 @@ async fn every_refusal_has_its_code_and_says_what_to_do() {
     let id_token = key.sign_jwt("JWT", &json!({"sub": "u-1", "exp": NOW + 60})).unwrap();
     let tampered = format!("{subject}x");
     type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
-    let changed: [Case<'_>; 13] = [
+    let elsewhere = token_for(&server.server, "https://other.example", 3600);
+    let form = "grant_type=client_credentials&client_id=ci&client_secret=ci-secret";
+    let of_a_client = server.token(&[], form).await.json()["access_token"].as_str().unwrap().to_owned();
+    let changed: [Case<'_>; 15] = [
         ("no subject token", "", &[]),
         ("no subject token type", &subject, &[("subject_token_type", "")]),
         (
@@ -271,6 +339,8 @@ async fn every_refusal_has_its_code_and_says_what_to_do() {
         ("no token at all", "hunter2", &[]),
         ("another server's token", &foreign, &[]),
         ("a changed token", &tampered, &[]),
+        ("a token for somebody else", &elsewhere, &[]),
+        ("a token of a client", &of_a_client, &[]),
         (
             "a refresh token wanted",
             &subject,
@@ -309,7 +379,13 @@ async fn a_token_signed_with_a_retired_key_can_still_be_exchanged() {
         config.signing_keys.push(old());
     })
     .await;
-    let claims = json!({"iss": server.server.issuer().as_str(), "sub": "u-1", "exp": NOW + 60});
+    let claims = json!({
+        "iss": server.server.issuer().as_str(),
+        "sub": "u-1",
+        "aud": RESOURCE,
+        "client_id": "skep-demo",
+        "exp": NOW + 60,
+    });
     let token = old().sign_jwt("at+jwt", &claims).unwrap();
     assert_eq!(exchange(&server, token.expose(), &[]).await.status, 200);
 }

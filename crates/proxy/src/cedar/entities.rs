@@ -100,7 +100,7 @@ impl Model {
     pub(super) fn caller(&self, who: &Identity) -> Caller {
         let uid = EntityUid::from_type_name_and_id(self.types.client.clone(), EntityId::new(&who.subject));
         let claims = self.claims(&who.claims);
-        let mut parents: HashSet<EntityUid> = self.groups(&who.claims).collect();
+        let mut parents: HashSet<EntityUid> = self.groups(who).collect();
         let mut attributes: Attributes = HashMap::new();
         // What the given entities say of this caller stays; claims of the token win.
         if let Some(known) = self.base.get(&uid) {
@@ -201,15 +201,17 @@ impl Model {
             })
     }
 
-    fn groups(&self, claims: &Map<String, Value>) -> impl Iterator<Item = EntityUid> {
-        let by_name = |name: &str| claim(claims, name);
+    /// Groups by their names here: another issuer's `admins` are not ours.
+    fn groups(&self, who: &Identity) -> impl Iterator<Item = EntityUid> {
+        let by_name = |name: &str| claim(&who.claims, name);
         let groups = match &self.group_claim {
             Some(name) => by_name(name),
             None => GROUP_CLAIMS.iter().find_map(|name| by_name(name)),
         };
         let roles = self.role_claim.as_deref().and_then(by_name);
         let kind = self.types.group.clone();
-        let names: Vec<String> = groups.into_iter().chain(roles).flat_map(words).map(str::to_owned).collect();
+        let words = groups.into_iter().chain(roles).flat_map(words);
+        let names: Vec<String> = words.filter_map(|name| who.namespace.name(name)).collect();
         names.into_iter().map(move |name| EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(name)))
     }
 }

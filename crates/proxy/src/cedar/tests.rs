@@ -330,6 +330,40 @@ fn policies_that_look_at_groups_deny_when_the_groups_are_not_known() {
             false,
         ),
         (vec![all, "forbid(principal, action, resource) when { context == {} };"], false),
+        (vec![all, "forbid(principal, action, resource) when { context[\"claim_groups\"] == [] };"], false),
+        (
+            vec![
+                all,
+                r#"forbid(principal, action, resource) when { {p: principal}.p in THVGroup::"contractors" };"#,
+            ],
+            false,
+        ),
+        (
+            vec![
+                all,
+                r#"forbid(principal, action, resource) when { if principal in THVGroup::"x" then true else false };"#,
+            ],
+            false,
+        ),
+        (
+            vec![
+                all,
+                "forbid(principal, action, resource) when { (if true then principal else principal) has claim_groups };",
+            ],
+            false,
+        ),
+        (
+            vec![
+                all,
+                "forbid(principal, action, resource) when { resource has x && resource.x == principal.claim_groups };",
+            ],
+            false,
+        ),
+        (
+            vec!["@note(\"x\") permit(principal, action, resource) unless { principal in THVGroup::\"x\" };"],
+            false,
+        ),
+        (vec![all, r#"forbid(principal == Client::"bob", action, resource);"#], true),
         // A policy on another tool or another action is no reason.
         (vec![all, r#"forbid(principal in THVGroup::"x", action, resource == Tool::"other");"#], true),
         (vec![all, r#"forbid(principal in THVGroup::"x", action == Action::"get_prompt", resource);"#], true),

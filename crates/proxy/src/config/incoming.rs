@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use jsonwebtoken::Algorithm;
 use skep_api::address::{Egress, POD_TOKEN_DIR, Reach, is_api_server};
 use skep_api::runconfig::{IssuerRules, OidcConfig, RunConfig, TokenProfile};
+use skep_auth::identity::Namespace;
 use skep_auth::introspection::{CACHE_TTL, Dialect, IntrospectionSettings};
 use skep_auth::names::{Audience, Issuer, TENANT};
 use skep_auth::pins::Pins;
@@ -19,6 +20,12 @@ use super::{ConfigError, file};
 
 /// Environment variable of the secret for the introspection endpoint.
 const CLIENT_SECRET: &str = "TOOLHIVE_OIDC_CLIENT_SECRET";
+
+/// Longest tolerance for `exp` and `nbf`, in seconds.
+const MAX_CLOCK_SKEW: u64 = 300;
+
+/// Longest time for which an answer about an opaque token is kept, in seconds.
+const MAX_CACHE_TTL: u64 = 3600;
 
 /// How callers are known.
 #[derive(Debug, Clone)]
@@ -317,6 +324,10 @@ fn token_rules(
     if rules.authorized_parties.iter().any(String::is_empty) {
         return Err(at.invalid("skep.issuer.authorized_parties", "a client id must not be empty"));
     }
+    if rules.clock_skew_seconds.is_some_and(|seconds| seconds > MAX_CLOCK_SKEW) {
+        let reason = format!("{MAX_CLOCK_SKEW} s at most: expired tokens are good for that long");
+        return Err(at.invalid("skep.issuer.clock_skew_seconds", &reason));
+    }
     Ok(TokenRules {
         audiences,
         algorithms: algorithms(&rules.allowed_algorithms, at)?,
@@ -328,8 +339,8 @@ fn token_rules(
         scope_map: rules.scope_map.clone(),
         required_scopes: rules.required_scopes.clone(),
         mappings: rules.claim_mappings.clone(),
-        subject_prefix: prefix.to_owned(),
-        foreign_prefixes: Vec::new(),
+        // What the others' are is known where all of them are.
+        namespace: Namespace { prefix: prefix.to_owned(), foreign: Vec::new() },
         plain_client_subjects: rules.plain_client_subjects,
     })
 }
@@ -359,6 +370,10 @@ fn introspection(
         let reason = format!("GitHub wants the id and the secret ({CLIENT_SECRET}) of the OAuth app");
         return Err(at.invalid(KEY, &reason));
     }
+    if rules.introspection.cache_ttl_seconds.is_some_and(|seconds| seconds > MAX_CACHE_TTL) {
+        let reason = format!("{MAX_CACHE_TTL} s at most: revoked tokens are good for that long");
+        return Err(at.invalid("skep.issuer.introspection.cache_ttl_seconds", &reason));
+    }
     let cache_ttl = rules.introspection.cache_ttl_seconds.map_or(CACHE_TTL, Duration::from_secs);
     let client_id = oidc.client_id.clone();
     Ok(Some(IntrospectionSettings { url, dialect, client_id, client_secret, token_file, cache_ttl }))
@@ -379,7 +394,7 @@ fn check_together(issuers: &[IssuerSettings]) -> Result<(), ConfigError> {
             if let Some(twice) = one.names().iter().map(trim).find(|name| theirs.contains(name)) {
                 return invalid(format!("the issuer {twice:?} is there twice"));
             }
-            let (a, b) = (&one.rules.subject_prefix, &other.rules.subject_prefix);
+            let (a, b) = (&one.rules.namespace.prefix, &other.rules.namespace.prefix);
             if !a.is_empty() && (a.starts_with(b.as_str()) || b.starts_with(a.as_str())) {
                 return invalid(format!(
                     "the subject prefixes {a:?} and {b:?} begin alike; users of one could be taken for users of the other"

@@ -1,6 +1,7 @@
 //! A RunConfig turned into what the proxy runs by. What can't be honoured is refused by name: a proxy
 //! that starts does everything its file says.
 
+mod files;
 mod incoming;
 mod limits;
 mod middleware;
@@ -25,6 +26,7 @@ use url::Url;
 use crate::cedar::{Numbers, PolicyError};
 use crate::tools::{ToolRules, ToolRulesError};
 
+pub use self::files::named_files;
 pub use self::incoming::{AuthSettings, IssuerSettings, TokenSettings};
 pub use self::limits::Limits;
 pub use self::outgoing::OutgoingSettings;

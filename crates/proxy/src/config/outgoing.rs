@@ -101,13 +101,7 @@ fn aws_settings(
     let extension = &run.skep.aws;
     let ca_pem = optional_file("skep.aws.ca_cert_path", &extension.ca_cert_path, secrets)?;
     let ca_pem = ca_pem.map(|pem| pem.expose().as_bytes().to_vec());
-    // STS is public, unless somebody names an endpoint of their own network.
-    let reach = Reach {
-        http: extension.sts_endpoint.starts_with("http://"),
-        private: !extension.sts_endpoint.is_empty(),
-    };
-    AwsSettings::new(aws, extension, ca_pem, reach, secrets.surroundings.egress.clone())
-        .map_err(ConfigError::Aws)
+    AwsSettings::new(aws, extension, ca_pem, secrets.surroundings.egress.clone()).map_err(ConfigError::Aws)
 }
 
 fn token_header(exchange: &TokenExchangeConfig) -> Result<HeaderName, ConfigError> {
@@ -173,6 +167,7 @@ fn exchange_settings(
         client_auth,
         credential_file,
         grant: grant(exchange, extension, secrets)?,
+        actor_file: Some(extension.actor_token_file.as_str()).filter(|path| !path.is_empty()).map(Into::into),
         audience: exchange.audience.clone(),
         resource: extension.resource.clone(),
         scopes: exchange.scopes.clone(),

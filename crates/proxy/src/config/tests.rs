@@ -236,6 +236,21 @@ fn rules_for_tokens_that_contradict_each_other_are_refused_by_name() {
             "skep.issuer.discovery_url: it must be https",
         ),
         (rules(json!({"introspection": {"cache_ttl_seconds": 5}})), "there is no IntrospectionURL"),
+        // Milliseconds, taken for seconds; and what would keep expired tokens good for ever.
+        (rules(json!({"clock_skew_seconds": 30_000})), "skep.issuer.clock_skew_seconds: 300 s at most"),
+        (rules(json!({"clock_skew_seconds": u64::MAX})), "skep.issuer.clock_skew_seconds: 300 s at most"),
+        (
+            json!({
+                "oidc_config": {
+                    "Issuer": "https://i.example", "Audience": "a", "IntrospectionURL": "https://i.example/x",
+                },
+                "skep": {"issuer": {"introspection": {"cache_ttl_seconds": 30_000}}},
+            }),
+            "3600 s at most",
+        ),
+        (rules(json!({"scope_map": {"": "b"}})), "is not a scope"),
+        (rules(json!({"scope_map": {"a": ""}})), "is not a scope"),
+        (rules(json!({"jwks_pins": [""]})), "is not a SHA-256"),
         (
             json!({
                 "oidc_config": {"Issuer": "https://i.example", "Audience": "a", "JWKSURL": "https://i.example/k"},

@@ -128,7 +128,7 @@ impl Outgoing {
             Self::Aws(sts) => ("awsSts", sts.readiness()),
         };
         let (ready, reason) = match readiness {
-            ExchangeReadiness::Unknown => (Value::Null, "NotTriedYet"),
+            ExchangeReadiness::Unknown => (Value::Null, "NotTriedOfLate"),
             ExchangeReadiness::Ready => (Value::Bool(true), "Ready"),
             ExchangeReadiness::Refused(code) => (Value::Bool(false), code),
             ExchangeReadiness::Unusable => (Value::Bool(false), "UnusableAnswer"),
@@ -156,9 +156,12 @@ impl Credential {
                 headers.insert(header.clone(), token.authorization.clone());
                 Ok(())
             }
-            Self::Aws { credentials, sts } => sts
-                .sign(credentials, method, url, headers, body)
-                .map_err(|_| BackendFault::Protocol { reason: "the request to it cannot be signed" }),
+            Self::Aws { credentials, sts } => {
+                sts.sign(credentials, method, url, headers, body).map_err(|error| {
+                    tracing::error!(error = %error, "a request cannot be signed");
+                    BackendFault::Unsignable
+                })
+            }
         }
     }
 
@@ -231,10 +234,13 @@ fn refuse_exchange(
 
 fn refuse_aws(error: AwsError, presented: &Presented, authentication: &Authentication) -> Rejection {
     let fault = match error {
-        AwsError::TokenRefused | AwsError::SessionName => {
+        AwsError::TokenRefused { repeated: false } => {
             return unauthorized(AuthError::NotExchangeable, authentication);
         }
-        AwsError::NoRole | AwsError::Denied => CredentialFault::NoRole,
+        AwsError::TokenRefused { repeated: true } => CredentialFault::RefusedAgain,
+        AwsError::NoRole => CredentialFault::NoRole,
+        AwsError::SessionName => CredentialFault::SessionName,
+        AwsError::Denied => CredentialFault::RoleDenied,
         AwsError::Unavailable { retry_after } => CredentialFault::Unavailable { retry_after },
         AwsError::Refused { .. } => CredentialFault::Refused,
         _ => CredentialFault::Unusable,

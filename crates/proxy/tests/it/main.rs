@@ -24,6 +24,8 @@ mod harness;
 #[cfg(test)]
 mod headers;
 #[cfg(test)]
+mod impostors;
+#[cfg(test)]
 mod issuers;
 #[cfg(test)]
 mod keys;
@@ -35,6 +37,8 @@ mod metrics;
 mod outgoing;
 #[cfg(test)]
 mod outgoing_aws;
+#[cfg(test)]
+mod redirects;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

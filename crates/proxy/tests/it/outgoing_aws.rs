@@ -110,6 +110,53 @@ async fn each_failure_of_aws_has_its_answer() {
 }
 
 #[tokio::test]
+async fn a_role_that_aws_denies_to_one_caller_is_told_from_no_role_and_from_a_fault() {
+    let sts = sts().await;
+    let harness = Harness::start(config(&sts)).await;
+    let admin = harness.mint(|token| token.claim("groups", json!(["admins"])));
+    assert_eq!(raw::post_rpc(harness.address, "/mcp", Some(&admin), &call("tool-0")).await.status, 200);
+    sts.set_handler(|_| fault(403, "AccessDenied"));
+    let answer = harness.post_as("bob", &call("tool-0")).await;
+    let expected = (403, json!("AWS does not let you take the role"));
+    assert_eq!((answer.status, answer.json()["error"]["message"].clone()), expected);
+    assert_eq!(harness.proxy.status()["credential"]["ready"], true, "the others are well");
+}
+
+#[tokio::test]
+async fn a_second_login_that_does_not_help_ends_the_circle() {
+    let sts = ScriptedServer::start(|_| fault(400, "InvalidIdentityToken")).await;
+    let harness = Harness::start(config(&sts)).await;
+    let login = |number: u8| harness.mint(|token| token.claim("sub", "bob").claim("jti", json!(number)));
+    let post = async |token: &str| raw::post_rpc(harness.address, "/mcp", Some(token), &call("tool-0")).await;
+    assert_eq!(post(&login(1)).await.status, 401);
+    let second = post(&login(2)).await;
+    assert_eq!((second.status, second.header("www-authenticate")), (403, None));
+    harness.clock.advance(std::time::Duration::from_secs(61));
+    assert_eq!(post(&login(3)).await.status, 401, "a minute later");
+}
+
+#[tokio::test]
+async fn a_tool_with_any_name_can_be_called() {
+    let sts = sts().await;
+    let harness = Harness::start(config(&sts)).await;
+    let message = call("w\u{e4}rme").to_string();
+    let bearer = format!("Bearer {}", harness.token("bob"));
+    let mut connection = skep_testkit::RawConnection::open(harness.address).await;
+    let mut head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAuthorization: {bearer}\r\n\
+         Mcp-Method: tools/call\r\nContent-Length: {}\r\nMcp-Name: w\u{e4}rme\r\n\r\n",
+        harness.address,
+        message.len()
+    );
+    head.push_str(&message);
+    connection.send(head.as_bytes()).await;
+    let answer = connection.read_answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let request = harness.backend.requests().remove(0);
+    assert!(request.header("authorization").unwrap().contains(";mcp-name;"));
+}
+
+#[tokio::test]
 async fn a_caller_without_a_role_or_a_session_name_is_refused_before_aws_is_asked() {
     let sts = sts().await;
     let harness = Harness::start(config(&sts)).await;
@@ -119,7 +166,10 @@ async fn a_caller_without_a_role_or_a_session_name_is_refused_before_aws_is_aske
         (403, &json!("Failed to determine IAM role"))
     );
     let named = harness.mint(|token| token.claim("groups", json!(["admins"])).claim("sub", "a b"));
-    assert_eq!(raw::post_rpc(harness.address, "/mcp", Some(&named), &call("tool-0")).await.status, 401);
+    let answer = raw::post_rpc(harness.address, "/mcp", Some(&named), &call("tool-0")).await;
+    assert_eq!((answer.status, answer.header("www-authenticate")), (403, None), "a new login does not help");
+    let message = answer.json()["error"]["message"].to_string();
+    assert!(message.contains("session_name_claim"), "{message}");
     let harness = Harness::start({
         let mut config = config(&sts);
         config
@@ -161,6 +211,8 @@ async fn settings_that_cannot_work_are_refused_by_name() {
         (json!({"remote_url": "", "target_port": 80, "target_host": "127.0.0.1"}), "aws_sts_config"),
         (json!({"header_forward": {"add_plaintext_headers": {"Authorization": "x"}}}), "Authorization"),
         (json!({"skep": {"aws": {"sts_endpoint": "not a url"}}}), "sts_endpoint"),
+        (json!({"skep": {"aws": {"sts_endpoint": "http://sts.internal.example/"}}}), "must be https"),
+        (json!({"skep": {"aws": {"sts_endpoint": "http://10.0.0.1/"}}}), "must be https"),
         (json!({"skep": {"client_token": "forward"}}), "client_token"),
         (
             json!({"additional_middleware_configs": [{"type": "awssts", "parameters": {

@@ -130,7 +130,12 @@ impl Files {
             _ => None,
         };
         let surroundings = Surroundings { variable: &variable, egress: Egress::default() };
-        ProxyConfig::new(&run, &surroundings).map_err(|error| {
+        let loaded = ProxyConfig::new(&run, &surroundings);
+        if let Ok(config) = &loaded {
+            let named = config::named_files(&run);
+            assert!(config.files.iter().all(|file| named.contains(file)), "{:?} {named:?}", config.files);
+        }
+        loaded.map_err(|error| {
             let mut text = error.to_string();
             let mut cause = std::error::Error::source(&error);
             while let Some(error) = cause {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use serde_json::json;
+use serde_json::{Value, json};
 use skep_api::address::Egress;
 use skep_api::runconfig::{RunConfig, SEARCH_PATH};
 use skep_api::secret::Secret;
@@ -20,9 +20,10 @@ use skep_runtime::diagnostics::{DEFAULT_PORT, Diagnostics};
 use skep_runtime::drain::{Drain, DrainTimes};
 use skep_runtime::health::Readiness;
 use skep_runtime::http::{HttpLimits, Load, bind, serve};
+use skep_runtime::logging::chain;
 use skep_runtime::metrics::Metrics;
 use skep_runtime::rng::SystemRng;
-use skep_runtime::watch::FileWatch;
+use skep_runtime::watch::{SteadyWatch, Trouble};
 
 use crate::local::signals::Signals;
 
@@ -160,16 +161,15 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
     };
     let readiness = shared.readiness.clone();
     let metrics_port = if config.metrics_port == 0 { DEFAULT_PORT } else { config.metrics_port };
-    let mut watched = watched(&config, &path);
     let metrics_host = config.bind.ip();
     let proxy = Proxy::new(config, address.port(), shared)?;
 
     let diagnostics = bind_diagnostics(metrics_host, metrics_port)?;
-    let status = Arc::clone(&proxy);
+    let (proxy_status, trouble) = (Arc::clone(&proxy), watch.trouble());
     let handler = Diagnostics {
         metrics: registry,
         readiness,
-        status: Arc::new(move || json!({"version": env!("CARGO_PKG_VERSION"), "proxies": [status.status()]})),
+        status: Arc::new(move || status(&proxy_status, &trouble)),
         drain: drain.watch(),
     };
     tokio::spawn(serve(
@@ -192,16 +192,7 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = signals.stop() => break,
-            Some(()) = watch.changed() => {
-                let now = reload(args, &path, &proxy, address).filter(|now| *now != watched);
-                if let Some(now) = now {
-                    // Other files are named now. What happened to them before they were watched is in the
-                    // second reading.
-                    watch = FileWatch::new(now.iter().map(PathBuf::as_path))?;
-                    watched = now;
-                    reload(args, &path, &proxy, address);
-                }
-            }
+            () = watch.changed() => take_change(args, &path, &proxy, address, &mut watch),
         }
     }
     tracing::info!("draining");
@@ -220,59 +211,66 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 /// The configuration, read after its files are watched: a change in between would be lost.
-fn load_and_watch(args: &RunArgs, path: &Path) -> anyhow::Result<(ProxyConfig, FileWatch)> {
-    let read = || -> anyhow::Result<ProxyConfig> {
-        load(args, config::read(path)?).with_context(|| format!("{} can't be used", path.display()))
-    };
-    let mut files = watched(&read()?, path);
-    loop {
-        let watch = FileWatch::new(files.iter().map(PathBuf::as_path))?;
-        let config = read()?;
-        let named = watched(&config, path);
-        if named == files {
-            return Ok((config, watch));
+fn load_and_watch(args: &RunArgs, path: &Path) -> anyhow::Result<(ProxyConfig, SteadyWatch)> {
+    // Whether it can be read at all comes before anything is said about watching.
+    let mut watch = SteadyWatch::new(files_of(path, &config::read(path)?));
+    let run_config = config::read(path)?;
+    watch.set(files_of(path, &run_config));
+    let config = load(args, run_config).with_context(|| format!("{} can't be used", path.display()))?;
+    Ok((config, watch))
+}
+
+/// Takes the configuration as it is now, and watches what it names.
+fn take_change(args: &RunArgs, path: &Path, proxy: &Proxy, address: SocketAddr, watch: &mut SteadyWatch) {
+    match try_change(args, path, proxy, address, watch) {
+        Ok(()) => tracing::info!(config = %path.display(), "the changed configuration is in use"),
+        Err(error) => {
+            tracing::error!(config = %path.display(), error = %format!("{error:#}"), "the changed configuration is refused; the old one stays");
         }
-        files = named;
     }
 }
 
-/// Takes a changed configuration; the files to watch from now on, unless it is refused.
-fn reload(args: &RunArgs, path: &Path, proxy: &Proxy, address: SocketAddr) -> Option<Vec<PathBuf>> {
-    let loaded = config::read(path).and_then(|run_config| load(args, run_config));
-    let changed = match loaded {
-        Ok(config) => {
-            let files = watched(&config, path);
-            if config.bind.port() != 0 && config.bind != address {
-                tracing::warn!(
-                    wanted = %config.bind,
-                    address = %address,
-                    "the address to listen on changes with a restart only"
-                );
-            }
-            proxy.reload(config).map(|()| files).map_err(anyhow::Error::from)
-        }
-        Err(error) => {
-            proxy.refused(&error.to_string());
-            Err(error.into())
-        }
-    };
-    match changed {
-        Ok(files) => {
-            tracing::info!(config = %path.display(), "the changed configuration is in use");
-            Some(files)
-        }
-        Err(error) => {
-            tracing::error!(config = %path.display(), error = %format!("{error:#}"), "the changed configuration is refused; the old one stays");
-            None
-        }
+/// Files that only a refused configuration names are watched beside those of the one in use: a change of
+/// either may be what is waited for.
+fn try_change(
+    args: &RunArgs,
+    path: &Path,
+    proxy: &Proxy,
+    address: SocketAddr,
+    watch: &mut SteadyWatch,
+) -> anyhow::Result<()> {
+    let refused = |error: &config::ConfigError| proxy.refused(&chain(error));
+    let run_config = config::read(path).inspect_err(refused)?;
+    let named = files_of(path, &run_config);
+    // Before they are read: a change in between would be lost.
+    watch.add(named.clone());
+    let config = load(args, run_config).inspect_err(refused)?;
+    if config.bind.port() != 0 && config.bind != address {
+        tracing::warn!(
+            wanted = %config.bind,
+            address = %address,
+            "the address to listen on changes with a restart only"
+        );
     }
+    proxy.reload(config)?;
+    watch.set(named);
+    Ok(())
 }
 
 /// The RunConfig and every file that it names.
-fn watched(config: &ProxyConfig, path: &Path) -> Vec<PathBuf> {
-    let mut files = config.files.clone();
+fn files_of(path: &Path, run_config: &RunConfig) -> Vec<PathBuf> {
+    let mut files = config::named_files(run_config);
     files.push(path.to_owned());
     files
+}
+
+/// What `/status` says: the proxy, and whether a change of its files is seen at once.
+fn status(proxy: &Proxy, trouble: &Trouble) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "proxies": [proxy.status()],
+        "files": trouble.status(),
+    })
 }
 
 /// The RunConfig with what the command line and the environment say over it.

@@ -85,7 +85,10 @@ impl Demo {
         let issuer_url = format!("http://127.0.0.1:{}", issuer.port);
         let mut config = Config::new(Issuer::parse(&issuer_url)?);
         let client_secret = random_secret();
-        let new = config.clients.insert(proxy_client(&client_secret, server.port));
+        // People's tokens are for the proxy, which exchanges them for tokens that the server wants.
+        let [_, _, (_, proxy_port)] = ports;
+        let audience = format!("http://127.0.0.1:{proxy_port}/mcp");
+        let new = config.clients.insert(proxy_client(&client_secret, &audience, server.port));
         anyhow::ensure!(new, "two clients of the demo have one name");
         let provider = AuthServer::new(config, SystemClock::shared(), SystemRng::shared())?;
         let stop = CancellationToken::new();
@@ -98,9 +101,6 @@ impl Demo {
                 tracing::error!(error = %error, "the identity provider ended");
             }
         });
-        // People's tokens are for the proxy, which exchanges them for tokens that the server wants.
-        let [_, _, (_, proxy_port)] = ports;
-        let audience = format!("http://127.0.0.1:{proxy_port}/mcp");
         let shutdown = stop.clone();
         tasks.spawn(async move {
             if let Err(error) = crate::demo::server::serve(server.listener, shutdown).await {
@@ -161,9 +161,10 @@ impl Demo {
 }
 
 /// The proxy may exchange its callers' tokens for ones that the demo server wants, and nothing else.
-fn proxy_client(secret: &Secret, server_port: u16) -> Client {
-    let mut client =
-        Client::new(PROXY_CLIENT, secret).with_exchange_audience(format!("http://127.0.0.1:{server_port}"));
+fn proxy_client(secret: &Secret, audience: &str, server_port: u16) -> Client {
+    let mut client = Client::new(PROXY_CLIENT, secret)
+        .with_subject_audience(audience)
+        .with_exchange_audience(format!("http://127.0.0.1:{server_port}"));
     client.grants = vec![GrantType::TokenExchange];
     client
 }

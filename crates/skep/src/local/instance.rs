@@ -1,5 +1,6 @@
 //! One proxy in this process: its listener, and the changes it lives through.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,6 +11,7 @@ use skep_proxy::config::{ProxyConfig, Surroundings};
 use skep_proxy::service::{Proxy, Shared};
 use skep_runtime::drain::{Drain, DrainTimes};
 use skep_runtime::http::{Load, serve};
+use skep_runtime::logging::chain;
 use tokio::task::JoinHandle;
 use url::Url;
 
@@ -80,6 +82,8 @@ pub(crate) struct Instance {
     wanted: Wanted,
     port: u16,
     url: String,
+    /// The newest version is not the one in force.
+    refused: bool,
     drain: Drain,
     load: Load,
     serving: JoinHandle<()>,
@@ -117,7 +121,7 @@ impl Instance {
             drain.watch(),
             load.clone(),
         ));
-        Ok(Self { proxy, wanted, port: bound.port, url, drain, load, serving })
+        Ok(Self { proxy, wanted, port: bound.port, url, refused: false, drain, load, serving })
     }
 
     /// The proxy itself.
@@ -130,6 +134,11 @@ impl Instance {
         &self.url
     }
 
+    /// The files of this machine that it reads.
+    pub(crate) fn outside(&self) -> impl Iterator<Item = PathBuf> {
+        self.wanted.mounts.outside()
+    }
+
     /// True when the manifest's port has not changed.
     pub(crate) fn has_same_port(&self, wanted: &Wanted) -> bool {
         self.wanted.port == wanted.port
@@ -140,14 +149,24 @@ impl Instance {
     /// # Errors
     /// When it can't be put to work; the old one stays.
     pub(crate) fn change(&mut self, wanted: Wanted) -> anyhow::Result<bool> {
-        if self.wanted.mounts.same(&wanted.mounts) {
+        // After a refusal the same is put to work again, so that nobody is told of the refusal any more.
+        if !self.refused && self.wanted.mounts.same(&wanted.mounts) {
             return Ok(false);
         }
-        let config = wanted.config(self.port).inspect_err(|error| self.proxy.refused(&error.to_string()))?;
-        self.url = url(&config, self.port);
-        self.proxy.reload(config)?;
+        let config = wanted.config(self.port).inspect_err(|error| self.refuse(&chain(error.as_ref())))?;
+        let url = url(&config, self.port);
+        // The proxy notes its own refusals.
+        self.proxy.reload(config).inspect_err(|_| self.refused = true)?;
+        self.url = url;
+        self.refused = false;
         self.wanted = wanted;
         Ok(true)
+    }
+
+    /// Notes why a new version did not come into force.
+    pub(crate) fn refuse(&mut self, reason: &str) {
+        self.refused = true;
+        self.proxy.refused(reason);
     }
 
     /// Finishes what runs and stops.

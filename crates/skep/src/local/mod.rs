@@ -7,6 +7,7 @@ mod ports;
 mod printed;
 mod ready;
 pub(crate) mod signals;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -25,9 +26,10 @@ use skep_runtime::diagnostics::{DEFAULT_PORT, Diagnostics};
 use skep_runtime::drain::{Drain, DrainTimes};
 use skep_runtime::health::Readiness;
 use skep_runtime::http::{HttpLimits, Load, serve};
+use skep_runtime::logging::chain;
 use skep_runtime::metrics::Metrics;
 use skep_runtime::rng::SystemRng;
-use skep_runtime::watch::FileWatch;
+use skep_runtime::watch::{SteadyWatch, Trouble};
 
 use crate::cmd::report::Report;
 use crate::manifest::{Manifests, PlanOptions, PlannedObject, load, load_again};
@@ -85,15 +87,17 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
         options: options.clone(),
     };
     let whole = Drain::new();
-    let diagnostics = diagnostics(&house, &registry, &whole).await?;
+    let mut watch = SteadyWatch::new([]);
+    let diagnostics = diagnostics(&house, &registry, &whole, watch.trouble()).await?;
 
     let own = !options.paths.is_empty();
     let demo = match !own || options.demo {
         true => Some(Demo::start(options.socket.as_deref(), own).await?),
         false => None,
     };
-    // The files are watched before they are read: a change in between would be lost.
-    let watching = watch(&options.paths);
+    // The files are watched before they are read: a change in between would be lost. One that isn't there is
+    // for the reader to complain of.
+    watch.set(watched::manifests(&options.paths).filter(|path| path.exists()));
     let mut manifests = match &demo {
         Some(demo) if !own => demo.manifests(),
         _ => load(&options.paths)?,
@@ -102,10 +106,9 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
         demo.complete(&mut manifests);
     }
     let stdin = manifests.stdin().map(str::to_owned);
-    let mut watch = watching?;
 
     let mut instances: BTreeMap<Key, Instance> = BTreeMap::new();
-    start_all(&house, &manifests, demo.as_ref(), &mut instances).await?;
+    start_all(&house, &manifests, demo.as_ref(), &mut instances, &mut watch).await?;
     warm(&instances).await;
 
     let issuer = demo.as_ref().map(Demo::issuer);
@@ -120,12 +123,8 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             () = signals.stop() => break,
-            changed = next_change(&mut watch) => {
-                if changed.is_none() {
-                    watch = None;
-                    continue;
-                }
-                reload(&house, demo.as_ref(), stdin.as_deref(), &mut instances).await;
+            () = watch.changed() => {
+                reload(&house, demo.as_ref(), stdin.as_deref(), &mut instances, &mut watch).await;
             }
         }
     }
@@ -133,24 +132,13 @@ pub(crate) async fn up(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A watch over what can change: standard input can't.
-fn watch(paths: &[PathBuf]) -> anyhow::Result<Option<FileWatch>> {
-    let mut files = paths.iter().map(PathBuf::as_path).filter(|path| *path != Path::new("-")).peekable();
-    match files.peek() {
-        None => Ok(None),
-        Some(_) => Ok(Some(FileWatch::new(files)?)),
-    }
-}
-
-async fn next_change(watch: &mut Option<FileWatch>) -> Option<()> {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// The listener for metrics, health and status; its URL.
-async fn diagnostics(house: &House, registry: &Metrics, whole: &Drain) -> anyhow::Result<String> {
+async fn diagnostics(
+    house: &House,
+    registry: &Metrics,
+    whole: &Drain,
+    trouble: Trouble,
+) -> anyhow::Result<String> {
     let bound = ports::bind(DEFAULT_PORT).context("cannot open the listener for metrics")?;
     if let Some(taken) = bound.instead_of {
         say(&format!("port {taken} is taken; metrics are on port {} instead", bound.port));
@@ -159,7 +147,11 @@ async fn diagnostics(house: &House, registry: &Metrics, whole: &Drain) -> anyhow
     let status = move || {
         let proxies =
             running.lock().map(|running| running.values().map(|proxy| proxy.status()).collect::<Vec<_>>());
-        json!({"version": env!("CARGO_PKG_VERSION"), "proxies": proxies.unwrap_or_default()})
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "proxies": proxies.unwrap_or_default(),
+            "files": trouble.status(),
+        })
     };
     let handler = Diagnostics {
         metrics: registry.clone(),
@@ -179,6 +171,7 @@ async fn start_all(
     manifests: &Manifests,
     demo: Option<&Demo>,
     instances: &mut BTreeMap<Key, Instance>,
+    watch: &mut SteadyWatch,
 ) -> anyhow::Result<()> {
     let planned = manifests.plan_all(&PlanOptions::local(house.options.require_auth));
     let report = Report::new(manifests, &planned);
@@ -196,6 +189,7 @@ async fn start_all(
             object.name
         ));
     }
+    watch.set(watched::all(&house.options.paths, proxies(&planned), instances.values()));
     for object in proxies(&planned) {
         let (key, wanted) = wanted(manifests, object)?;
         let listener = demo.and_then(|demo| demo.listener_for(&object.name));
@@ -217,6 +211,7 @@ async fn reload(
     demo: Option<&Demo>,
     stdin: Option<&str>,
     instances: &mut BTreeMap<Key, Instance>,
+    watch: &mut SteadyWatch,
 ) {
     let mut manifests = match load_again(&house.options.paths, stdin) {
         Ok(manifests) => manifests,
@@ -233,13 +228,14 @@ async fn reload(
     if report.has_errors() {
         printed::findings(&report);
     }
+    watch.set(watched::all(&house.options.paths, proxies(&planned), instances.values()));
     let mut present: Vec<Key> = Vec::new();
     for object in proxies(&planned) {
         let key = key(object);
         present.push(key.clone());
         if object.planned.plan.is_none() {
-            if let Some(instance) = instances.get(&key) {
-                instance.proxy().refused("the manifest has errors");
+            if let Some(instance) = instances.get_mut(&key) {
+                instance.refuse("the manifest has errors");
                 say(&format!("{} goes on with its last good version", object.name));
             }
             continue;
@@ -274,19 +270,25 @@ async fn apply(
     object: &PlannedObject,
     instances: &mut BTreeMap<Key, Instance>,
 ) -> anyhow::Result<()> {
-    let (key, wanted) = wanted(manifests, object)?;
+    let refused = |instance: Option<&mut Instance>, error: &anyhow::Error| {
+        if let Some(instance) = instance {
+            instance.refuse(&chain(error.as_ref()));
+        }
+    };
+    let (key, wanted) =
+        wanted(manifests, object).inspect_err(|error| refused(instances.get_mut(&key(object)), error))?;
     match instances.get_mut(&key) {
         Some(instance) if instance.has_same_port(&wanted) => {
             if instance.change(wanted)? {
                 say(&format!("{} was changed", object.name));
             }
         }
-        other => {
-            let moved = other.is_some();
-            let instance = Instance::start(&house.shared(), wanted, None).await?;
+        old => {
+            let started = Instance::start(&house.shared(), wanted, None).await;
+            let instance = started.inspect_err(|error| refused(old, error))?;
             house.note(&key, Some(instance.proxy()));
             say(&format!("{} runs at {}", object.name, instance.url()));
-            if let Some(old) = instances.insert(key, instance).filter(|_| moved) {
+            if let Some(old) = instances.insert(key, instance) {
                 tokio::spawn(old.stop(LOCAL_DRAIN));
             }
         }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use serde_json::Value;
 use skep_api::runconfig::RunConfig;
 use skep_api::secret::Secret;
 use skep_operator::plan::{KeySource, Workload};
+use skep_proxy::config::named_files;
 use tempfile::TempDir;
 
 use crate::manifest::Manifests;
@@ -22,6 +24,8 @@ pub(crate) struct Mounts {
     pub(crate) variables: BTreeMap<String, Secret>,
     /// The config as it was planned, and the files' content, to see what has changed.
     planned: (RunConfig, BTreeMap<String, Secret>),
+    /// Files of this machine that the config names beside them, and their content, where they have one.
+    outside: BTreeMap<PathBuf, Option<Secret>>,
     /// Holds the files; they go with it.
     _folder: Option<TempDir>,
 }
@@ -39,10 +43,11 @@ impl Mounts {
                 .with_context(|| format!("the Secret {} has no key {}", source.secret, source.key))?;
             variables.insert(source.name.clone(), value);
         }
+        let outside = outside(workload).map(|path| (path.clone(), read(&path))).collect();
         if workload.files.is_empty() {
             let run_config = workload.run_config.clone();
             let planned = (run_config.clone(), BTreeMap::new());
-            return Ok(Self { run_config, variables, planned, _folder: None });
+            return Ok(Self { run_config, variables, planned, outside, _folder: None });
         }
         // Only this user can enter it (mkdtemp makes it 0700).
         let folder = tempfile::Builder::new()
@@ -68,7 +73,7 @@ impl Mounts {
         relocate(&mut config, &places);
         let run_config = serde_json::from_value(config)?;
         let planned = (workload.run_config.clone(), contents);
-        Ok(Self { run_config, variables, planned, _folder: Some(folder) })
+        Ok(Self { run_config, variables, planned, outside, _folder: Some(folder) })
     }
 
     /// True when both would give a proxy the same.
@@ -83,7 +88,29 @@ impl Mounts {
         self.planned.0 == other.planned.0
             && equal(&self.planned.1, &other.planned.1)
             && equal(&self.variables, &other.variables)
+            && self.outside.keys().eq(other.outside.keys())
+            && self.outside.values().map(exposed).eq(other.outside.values().map(exposed))
     }
+
+    /// The files of this machine that the config names.
+    pub(crate) fn outside(&self) -> impl Iterator<Item = PathBuf> {
+        self.outside.keys().cloned()
+    }
+}
+
+fn exposed(content: &Option<Secret>) -> Option<&str> {
+    content.as_ref().map(Secret::expose)
+}
+
+/// The content of a file, to be compared: what is no text in it does not matter.
+fn read(path: &Path) -> Option<Secret> {
+    std::fs::read(path).ok().map(|content| Secret::new(String::from_utf8_lossy(&content)))
+}
+
+/// The files of this machine that a plan names: those that are not mounted from the manifests.
+pub(crate) fn outside(workload: &Workload) -> impl Iterator<Item = PathBuf> {
+    let mounted = |path: &PathBuf| workload.files.iter().any(|file| Path::new(&file.path) == path);
+    named_files(&workload.run_config).into_iter().filter(move |path| !mounted(path))
 }
 
 fn content(source: &KeySource, manifests: &Manifests, namespace: &str) -> anyhow::Result<Secret> {

@@ -32,3 +32,5 @@ mod rotation;
 mod sdk_clients;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod watched_files;

@@ -155,7 +155,9 @@ async fn tokens_of_one_actor_are_not_used_for_another() {
         subject_type: TokenType::AccessToken,
         actor: Some((Secret::new(token), TokenType::Jwt)),
     };
-    let service = |expires: u64, name: &str| jwt(json!({"iss": "https://k8s", "sub": name, "exp": expires}));
+    let service = |number: u64, name: &str| {
+        jwt(json!({"iss": "https://k8s", "sub": name, "exp": 9_000_000_000 + number}))
+    };
     let bench = Bench::with(echo, |settings| settings.grant = grant(service(1, "a"))).await;
     bench.token("t").await.unwrap();
     let mut settings = bench.settings.clone();

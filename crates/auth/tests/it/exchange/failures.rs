@@ -92,6 +92,16 @@ async fn an_endpoint_that_is_down_is_asked_again_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_failure_says_nothing_any_more_after_five_minutes() {
+    let bench = Bench::start(|_| token_endpoint::refused(400, "invalid_scope")).await;
+    assert!(bench.token("t").await.is_err());
+    bench.clock.advance(Duration::from_secs(299));
+    assert_eq!(bench.exchanger.readiness(), ExchangeReadiness::Refused("invalid_scope"));
+    bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(bench.exchanger.readiness(), ExchangeReadiness::Unknown);
+}
+
+#[tokio::test]
 async fn what_is_at_hand_is_used_while_the_endpoint_is_down() {
     let bench = Bench::start(|_| token_endpoint::issued("exchanged", 300)).await;
     bench.token("t").await.unwrap();

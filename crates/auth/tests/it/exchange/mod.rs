@@ -1,5 +1,6 @@
 //! The token exchange client against a token endpoint that does what a test says.
 
+mod actor;
 mod cache;
 mod failures;
 mod forms;
@@ -110,6 +111,7 @@ fn settings(token_url: &str) -> ExchangeSettings {
         client_id: "proxy".to_owned(),
         client_auth: ClientAuth::SecretBasic(Secret::new("s3cret")),
         credential_file: None,
+        actor_file: None,
         grant: Grant::TokenExchange { subject_type: TokenType::AccessToken, actor: None },
         audience: "https://backend.example".to_owned(),
         resource: String::new(),

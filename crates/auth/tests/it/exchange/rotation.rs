@@ -276,6 +276,20 @@ async fn a_rotation_under_load_fails_no_call_whatever_comes_first() {
 }
 
 #[tokio::test]
+async fn an_emptied_file_of_authorities_is_refused_with_all_that_comes_along() {
+    let accepted = Accepted::new("one");
+    let bench = client(&accepted, None).await;
+    for pem in ["", "no certificate"] {
+        let mut settings = with_secret(&bench, "two");
+        settings.ca_pem = Some(pem.as_bytes().to_vec());
+        let error = skep_runtime::logging::chain(&bench.exchanger.renew(&settings).unwrap_err());
+        assert!(error.contains("no certificate in"), "{error}");
+    }
+    bench.token("t").await.unwrap();
+    assert_eq!(sent(&bench), ["one"]);
+}
+
+#[tokio::test]
 async fn a_service_rotates_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("secret");

@@ -315,6 +315,12 @@ fn outgoing() -> Vec<Row> {
         )
         .within(&exchange),
         shows(
+            "skep.token_exchange.actor_token_file",
+            set("actor_token_file", json!("DIR/token")),
+            "actor_file: Some",
+        )
+        .within(&exchange),
+        shows(
             "skep.token_exchange.client_key_id",
             json!({"skep": {"token_exchange": {"client_auth": "private_key_jwt", "client_key_id": "k-7"}}}),
             "k-7",
