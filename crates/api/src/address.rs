@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use url::{Host, Url};
 
 /// What kind of place an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +144,22 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
         (0x2002, ..) => Some(join(b, c)),
         _ => None,
     }
+}
+
+/// True when a URL names this machine, by address or by name (RFC 6761 §6.3).
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => is_loopback_name(name),
+        Some(Host::Ipv4(address)) => place(address.into()) == Place::Loopback,
+        Some(Host::Ipv6(address)) => place(address.into()) == Place::Loopback,
+        None => false,
+    }
+}
+
+/// True for names of this machine.
+pub fn is_loopback_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost") || name == "localhost.localdomain"
 }
 
 /// True for the names by which pods know the Kubernetes API server.

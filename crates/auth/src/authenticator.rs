@@ -43,8 +43,11 @@ pub struct TrustedIssuer {
 pub struct Authenticator {
     issuers: Vec<Arc<TrustedIssuer>>,
     clock: SharedClock,
-    cache: TokenCache,
+    cache: TokenCache<Verified>,
     introspected: Arc<FlightCache<Arc<Identity>, AuthError>>,
+    /// Opaque tokens that were active when they were last asked about. Nobody makes those up, so asking
+    /// about them again is not what a flood behind the same address may prevent.
+    active: Arc<TokenCache<()>>,
     limiter: Arc<SourceLimiter>,
 }
 
@@ -94,6 +97,7 @@ impl Authenticator {
             introspected: FlightCache::new(INTROSPECTED, Arc::clone(&clock)),
             clock,
             cache: TokenCache::default(),
+            active: Arc::default(),
             limiter,
         }
     }
@@ -246,16 +250,24 @@ impl Authenticator {
         let outcome = match self.introspected.peek(&digest) {
             Some(known) => known,
             None => {
-                let work = self.limiter.begin(source).map_err(|limited| match issuer.is_failing() {
-                    // What came to nothing did so because of the issuer.
-                    true => AuthError::IntrospectionUnavailable,
-                    false => limited,
-                })?;
+                let work = match self.active.get(&digest) {
+                    Some(()) if !issuer.is_failing() => None,
+                    _ => Some(self.limiter.begin(source).map_err(|limited| match issuer.is_failing() {
+                        // What came to nothing did so because of the issuer.
+                        true => AuthError::IntrospectionUnavailable,
+                        false => limited,
+                    })?),
+                };
                 let (issuer, clock) = (Arc::clone(issuer), Arc::clone(&self.clock));
+                let active = Arc::clone(&self.active);
                 let token = Secret::new(token);
                 let lost = AuthError::IntrospectionUnavailable;
                 // The charge goes with the call, so that nobody gets out of it by hanging up.
-                let ask = || async move { introspect(&issuer, &token, digest, &clock, work).await };
+                let ask = || async move {
+                    let (judged, keep) = introspect(&issuer, &token, digest, &clock).await;
+                    settle(&judged, &active, digest, work);
+                    (judged, keep)
+                };
                 self.introspected.get(digest, lost, ask).await.outcome
             }
         };
@@ -271,7 +283,6 @@ async fn introspect(
     token: &Secret,
     token_digest: Digest,
     clock: &SharedClock,
-    work: Work,
 ) -> (Result<Arc<Identity>, AuthError>, Keep) {
     let Some(introspector) = &issuer.introspector else {
         return (Err(AuthError::IntrospectionUnavailable), Keep::No);
@@ -281,12 +292,6 @@ async fn introspect(
         Ok(None) => Err(AuthError::Inactive),
         Ok(Some(claims)) => judge_answer(issuer, claims, token_digest, clock.unix_seconds()),
     };
-    match &judged {
-        // A good token that does not reach far enough is still a good token.
-        Ok(_) | Err(AuthError::InsufficientScope { .. }) => drop(work),
-        Err(AuthError::IntrospectionUnavailable) => work.failed(),
-        Err(_) => work.came_to_nothing(),
-    }
     let ttl = introspector.cache_ttl();
     let keep = match &judged {
         Ok(identity) => ttl.min(seconds(identity.expires_at.saturating_sub(clock.unix_seconds()))),
@@ -294,6 +299,24 @@ async fn introspect(
         Err(_) => ttl.min(INACTIVE_TTL),
     };
     (judged, if keep.is_zero() { Keep::No } else { Keep::For(keep) })
+}
+
+/// Remembers whether a token was active, and charges whoever brought it for what came to nothing.
+fn settle(
+    judged: &Result<Arc<Identity>, AuthError>,
+    active: &TokenCache<()>,
+    token_digest: Digest,
+    work: Option<Work>,
+) {
+    match judged {
+        // A good token that does not reach far enough is still a good token.
+        Ok(_) | Err(AuthError::InsufficientScope { .. }) => active.insert(token_digest, ()),
+        Err(AuthError::IntrospectionUnavailable) => work.into_iter().for_each(Work::failed),
+        Err(_) => {
+            active.remove(&token_digest);
+            work.into_iter().for_each(Work::came_to_nothing);
+        }
+    }
 }
 
 fn judge_answer(

@@ -202,8 +202,7 @@ impl KeyProvider {
                     return self.ask_first().await;
                 }
                 self.hits.fetch_add(1, Ordering::Relaxed);
-                if self.clock.since(state.tried) >= RETRY_REFRESH {
-                    self.note_try(&state);
+                if self.clock.since(state.tried) >= RETRY_REFRESH && self.note_try(&state) {
                     self.refresh_behind();
                 }
                 return Ok(Arc::clone(&state.fetched));
@@ -313,10 +312,12 @@ impl KeyProvider {
         );
     }
 
-    /// So that one burst starts one refresh. What a fetch has brought in the meantime stays.
-    fn note_try(&self, known: &Arc<State>) {
+    /// So that one burst starts one refresh: false when another caller has noted a try, or a fetch has
+    /// brought an answer in the meantime.
+    fn note_try(&self, known: &Arc<State>) -> bool {
         let tried = State { tried: self.clock.instant(), ..(**known).clone() };
-        self.state.compare_and_swap(known, Some(Arc::new(tried)));
+        let before = self.state.compare_and_swap(known, Some(Arc::new(tried)));
+        before.as_ref().is_some_and(|before| Arc::ptr_eq(before, known))
     }
 
     async fn fetch(&self) -> Result<Arc<Fetched>, KeysError> {

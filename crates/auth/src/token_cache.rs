@@ -1,4 +1,4 @@
-//! Verified tokens, so that a client's thousandth call costs no signature check.
+//! What is known of tokens, so that a client's thousandth call costs no signature check.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -23,19 +23,25 @@ pub(crate) struct Verified {
 
 /// A bounded map with two generations: when the young one is full it becomes the old one, and what is
 /// not asked for again falls out.
-#[derive(Debug, Default)]
-pub(crate) struct TokenCache {
-    generations: Mutex<Generations>,
+#[derive(Debug)]
+pub(crate) struct TokenCache<T> {
+    generations: Mutex<Generations<T>>,
 }
 
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<Digest, Verified>,
-    old: HashMap<Digest, Verified>,
+#[derive(Debug)]
+struct Generations<T> {
+    young: HashMap<Digest, T>,
+    old: HashMap<Digest, T>,
 }
 
-impl TokenCache {
-    pub(crate) fn get(&self, digest: &Digest) -> Option<Verified> {
+impl<T> Default for TokenCache<T> {
+    fn default() -> Self {
+        Self { generations: Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() }) }
+    }
+}
+
+impl<T: Clone> TokenCache<T> {
+    pub(crate) fn get(&self, digest: &Digest) -> Option<T> {
         let mut generations = self.generations.lock().ok()?;
         if let Some(found) = generations.young.get(digest) {
             return Some(found.clone());
@@ -45,19 +51,26 @@ impl TokenCache {
         Some(found)
     }
 
-    pub(crate) fn insert(&self, digest: Digest, verified: Verified) {
+    pub(crate) fn insert(&self, digest: Digest, known: T) {
         if let Ok(mut generations) = self.generations.lock() {
-            generations.insert(digest, verified);
+            generations.insert(digest, known);
+        }
+    }
+
+    pub(crate) fn remove(&self, digest: &Digest) {
+        if let Ok(mut generations) = self.generations.lock() {
+            generations.young.remove(digest);
+            generations.old.remove(digest);
         }
     }
 }
 
-impl Generations {
-    fn insert(&mut self, digest: Digest, verified: Verified) {
+impl<T> Generations<T> {
+    fn insert(&mut self, digest: Digest, known: T) {
         if self.young.len() >= CAPACITY {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(digest, verified);
+        self.young.insert(digest, known);
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use url::{Host, Url};
+use skep_api::address::is_loopback;
+use url::Url;
 
 /// An issuer identifier: an https URL without query and fragment (RFC 8414 §2). http is accepted on a
 /// loopback host alone. The string is kept as it was given, since verifiers compare it byte by byte.
@@ -77,15 +78,6 @@ impl Issuer {
 impl fmt::Display for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.given)
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
     }
 }
 

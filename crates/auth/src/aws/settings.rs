@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use skep_api::address::{Egress, Place, Reach, place};
+use skep_api::address::{Egress, Reach, is_loopback};
 use skep_api::runconfig::{AwsExtension, AwsStsConfig};
+use url::Url;
 use url::form_urlencoded::Serializer;
-use url::{Host, Url};
 
 use super::matcher::MatcherError;
 use super::roles::{RoleArn, RoleRules};
@@ -177,15 +177,6 @@ fn endpoint(region: &str, given: &str, egress: &Egress) -> Result<Url, AwsConfig
         return Err(wrong("must not have a query or a fragment"));
     }
     Ok(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => place(address.into()) == Place::Loopback,
-        Some(Host::Ipv6(address)) => place(address.into()) == Place::Loopback,
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -390,6 +390,55 @@ async fn a_flood_of_made_up_tokens_is_stopped_for_its_source_alone() {
 }
 
 #[tokio::test]
+async fn a_flood_behind_the_same_address_does_not_shut_out_who_was_let_in_before() {
+    let opaque = Opaque::start(
+        |_, _| {},
+        |request| {
+            let good = request.form_field("token").starts_with("good");
+            Reply::json(&if good {
+                active(json!({"exp": ISSUED + 36_000}))
+            } else {
+                json!({"active": false})
+            })
+        },
+    )
+    .await;
+    let address = ip("192.0.2.66");
+    assert!(opaque.judge.authenticate("good-alice", address).await.is_ok());
+    for minute in 0..5 {
+        opaque.clock.advance(Duration::from_secs(60));
+        let mut limited = false;
+        for round in 0..200 {
+            let refused =
+                opaque.judge.authenticate(&format!("made-up-{minute}-{round}"), address).await.unwrap_err();
+            limited |= matches!(refused, AuthError::SourceLimited { .. });
+        }
+        assert!(limited);
+        let before = opaque.asked();
+        assert!(opaque.judge.authenticate("good-alice", address).await.is_ok(), "after {minute} minutes");
+        assert_eq!(opaque.asked() - before, 1, "the issuer is asked about her all the same");
+        let new = opaque.judge.authenticate(&format!("good-new-{minute}"), address).await;
+        assert!(
+            matches!(new.unwrap_err(), AuthError::SourceLimited { .. }),
+            "nobody knows that this one is good"
+        );
+    }
+    // Once her token is no longer good, it is one of many.
+    opaque.server.set_handler(|_| Reply::json(&json!({"active": false})));
+    for round in 0..60 {
+        opaque.clock.advance(Duration::from_secs(30));
+        for made_up in 0..100 {
+            assert!(opaque.judge.authenticate(&format!("more-{round}-{made_up}"), address).await.is_err());
+        }
+        let refused = opaque.judge.authenticate("good-alice", address).await.unwrap_err();
+        match round {
+            0 => assert_eq!(refused, AuthError::Inactive),
+            _ => assert!(matches!(refused, AuthError::SourceLimited { .. }), "{round}: {refused:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_hangs_up_is_charged_all_the_same() {
     let gate = Gate::new();
     let waiting = gate.clone();

@@ -1,5 +1,6 @@
 //! How incoming tokens are judged: from any of the places where it can be written to `oidc_config`.
 
+use skep_api::address::is_loopback;
 use skep_api::crd::oidc::{
     CLUSTER_AUDIENCE, CLUSTER_ISSUER, EmbeddedOidc, EmbeddedOidcSource, InlineOidc, KubernetesOidc,
     OidcConfigSpec, OidcSource, read_config_map,
@@ -14,7 +15,6 @@ use super::oidc_settings::{
     CLUSTER_TOKEN, Endpoint, algorithms, ca_bundle, clock_skew, endpoint, introspection, is_api_server,
     resource_url, token_file,
 };
-use super::remote_url::is_loopback;
 use super::{EnvSource, FileSource, oidc_issuers, oidc_rules};
 
 /// Reason of everything that is wrong with how callers are authenticated.

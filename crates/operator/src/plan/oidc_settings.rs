@@ -1,5 +1,6 @@
 //! Single settings of an OIDC config: each is judged and written into what is planned.
 
+use skep_api::address::is_loopback;
 use skep_api::crd::oidc::InlineOidc;
 use skep_api::crd::reference::CaBundleSource;
 use skep_auth::introspection::Dialect;
@@ -10,7 +11,6 @@ use super::ca_bundle::{self, CaBundleState};
 use super::duration;
 use super::findings::Findings;
 use super::oidc::{AUTH_INVALID, Authentication, Block};
-use super::remote_url::is_loopback;
 
 pub(super) const CLUSTER_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const ALGORITHMS: [&str; 9] =

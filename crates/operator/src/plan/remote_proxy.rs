@@ -1,5 +1,6 @@
 //! MCPRemoteProxy.
 
+use skep_api::address::is_loopback;
 use skep_api::crd::Object;
 use skep_api::crd::remote_proxy::RemoteProxy;
 use skep_api::names;
@@ -124,7 +125,7 @@ fn remote(spec: &RemoteProxy, findings: &mut Findings<'_>) -> Option<Url> {
     let allow = Allowance { private: spec.allow_private_endpoint, loopback: findings.world.is_local() };
     match remote_url::check(&spec.remote_url, allow) {
         Ok(url) => {
-            if url.scheme() == "http" && !remote_url::is_loopback(&url) {
+            if url.scheme() == "http" && !is_loopback(&url) {
                 findings.warning(
                     &spec.remote_url_path,
                     "RemoteURLInsecure",
@@ -136,7 +137,7 @@ fn remote(spec: &RemoteProxy, findings: &mut Findings<'_>) -> Option<Url> {
         Err(error) => {
             let message = match &error {
                 RemoteUrlError::Forbidden(..)
-                    if Url::parse(&spec.remote_url).is_ok_and(|url| remote_url::is_loopback(&url)) =>
+                    if Url::parse(&spec.remote_url).is_ok_and(|url| is_loopback(&url)) =>
                 {
                     format!("{error} (`skep up` allows it.)")
                 }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use skep_api::address::{Place, place};
+use skep_api::address::{Place, is_loopback_name, place};
 use url::{Host, Url};
 
 /// Why a remote URL is refused.
@@ -79,16 +79,6 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
     Ok(url)
 }
 
-/// True when the text names this machine.
-pub(super) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => matches!(place_of_name(name), Where::Loopback),
-        Some(Host::Ipv4(address)) => matches!(place_of(IpAddr::V4(address)), Where::Loopback),
-        Some(Host::Ipv6(address)) => matches!(place_of(IpAddr::V6(address)), Where::Loopback),
-        None => false,
-    }
-}
-
 enum Where {
     Public,
     Private(&'static str),
@@ -99,7 +89,7 @@ enum Where {
 fn place_of_name(name: &str) -> Where {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let under = |suffix: &str| name == suffix || name.ends_with(&format!(".{suffix}"));
-    if under("localhost") || name == "localhost.localdomain" {
+    if is_loopback_name(&name) {
         return Where::Loopback;
     }
     if name == "kubernetes" || name == "kubernetes.default" || name.starts_with("kubernetes.default.") {

@@ -346,7 +346,7 @@ fn several_issuers_have_rules_of_their_own_and_one_resource() {
     assert_eq!(first.names(), ["https://login.example/t1/v2.0", "https://login.example/t2/v2.0"]);
     assert_eq!(token.scopes, ["a", "b"], "a client that has no token yet asks for what it needs");
     assert_eq!(first.introspection.as_ref().unwrap().cache_ttl, Duration::ZERO);
-    assert_eq!(partner.rules.subject_prefix, "p:");
+    assert_eq!(partner.rules.namespace.prefix, "p:");
     assert_eq!(partner.rules.leeway, Duration::from_secs(5));
     assert!(partner.rules.plain_client_subjects && partner.introspection.is_none());
     let audiences = ["demo", "more"].map(|text| Audience::parse(text).unwrap());

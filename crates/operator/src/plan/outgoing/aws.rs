@@ -1,5 +1,6 @@
 //! AWS credentials by web identity: `awsSts`.
 
+use skep_api::address::is_loopback;
 use skep_api::crd::external_auth::{AwsRoleMapping as Written, AwsSts};
 use skep_api::crd::parse::INVALID_FIELD;
 use skep_api::runconfig::{AwsExtension, AwsRoleMapping, AwsStsConfig};
@@ -9,7 +10,6 @@ use url::Url;
 use super::super::FileSource;
 use super::super::ca_bundle;
 use super::super::findings::Findings;
-use super::super::remote_url::is_loopback;
 use super::NOT_SUPPORTED;
 
 const AT: &str = "spec.awsSts";
