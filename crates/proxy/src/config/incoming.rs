@@ -225,8 +225,9 @@ fn issuer(
             Some(PathBuf::from(path))
         }
     };
-    let ca_path = if oidc.ca_cert_path.is_empty() { &secrets.run.thv_ca_bundle } else { &oidc.ca_cert_path };
-    let ca_pem = match ca_path.as_str() {
+    // Who may vouch for one issuer may not vouch for another.
+    let shared_ca = if at.further.is_none() { secrets.run.thv_ca_bundle.as_str() } else { "" };
+    let ca_pem = match if oidc.ca_cert_path.is_empty() { shared_ca } else { &oidc.ca_cert_path } {
         "" => None,
         path => Some(file("oidc_config.CACertPath", path, secrets.files)?),
     };
@@ -254,7 +255,7 @@ fn issuer(
 }
 
 /// By whatever way the path leads there.
-fn is_pod_token(path: &Path) -> bool {
+pub(super) fn is_pod_token(path: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     path.starts_with(POD_TOKEN_DIR) || real(path).starts_with(real(Path::new(POD_TOKEN_DIR)))
 }

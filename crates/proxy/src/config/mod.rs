@@ -209,7 +209,10 @@ impl ProxyConfig {
         let outgoing = outgoing::settings(run, &stages, &add_headers, &mut secrets)?;
         // Nobody gets a credential of this proxy by leaving the question of who calls open.
         let said = stages.oidc.is_some() || run.skep.auth_mode == AuthMode::Anonymous;
-        if !said && !matches!(outgoing, OutgoingSettings::Fixed) {
+        let secret_headers =
+            run.header_forward.as_ref().is_some_and(|f| !f.add_headers_from_secret.is_empty());
+        let fixed = secret_headers || run.remote_auth_config.is_some();
+        if !said && (fixed || !matches!(outgoing, OutgoingSettings::Fixed)) {
             return Err(ConfigError::NoAuthentication);
         }
         secrets.refuse_unknown()?;

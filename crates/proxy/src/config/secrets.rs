@@ -1,11 +1,12 @@
 //! Secret values: from a file, which may change while the proxy runs, or from the environment.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use skep_api::runconfig::RunConfig;
 use skep_api::secret::Secret;
 
+use super::incoming::is_pod_token;
 use super::{ConfigError, Surroundings, file};
 
 /// Looks secrets up, and notes the files that have to be watched.
@@ -64,6 +65,14 @@ impl Secrets<'_> {
     /// # Errors
     /// When it can't be read or is no text.
     pub(super) fn file(&mut self, key: &'static str, path: &str) -> Result<Secret, ConfigError> {
+        // Whatever is read here is shown to a server that is not the API server.
+        if is_pod_token(Path::new(path)) {
+            let reason = format!(
+                "{path} is the pod's own token, which is for the Kubernetes API server alone; mount a token of its own \
+                 audience"
+            );
+            return Err(ConfigError::Invalid { key, reason });
+        }
         let content = file(key, path, self.files)?;
         let text = String::from_utf8(content)
             .map_err(|_| ConfigError::Invalid { key, reason: format!("{path} is not text") })?;

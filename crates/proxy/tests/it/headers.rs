@@ -51,7 +51,10 @@ async fn a_backends_401_is_its_own_affair_unless_the_token_is_the_clients() {
     let harness = Harness::scripted(json!({}), |_| replies::backend_challenge()).await;
     let answer = harness.post(&call("x")).await;
     assert_eq!(answer.status, 502);
-    assert_eq!(answer.json()["error"]["message"], "the MCP server wants a credential, and the proxy has none for it");
+    assert_eq!(
+        answer.json()["error"]["message"],
+        "the MCP server wants a credential, and the proxy has none for it"
+    );
     assert_eq!(answer.header("www-authenticate"), None);
     harness
         .backend

@@ -362,3 +362,26 @@ async fn a_proxy_takes_new_issuers_without_a_restart() {
     harness.proxy.reload(harness.changed(json!({})).unwrap()).unwrap();
     assert_eq!(post(&harness, &token).await.status, 401);
 }
+
+#[tokio::test]
+async fn who_vouches_for_one_issuer_vouches_for_no_other() {
+    let authority = skep_testkit::TestCa::new();
+    let tls = skep_testkit::Tls::with(&authority.server(&["127.0.0.1"]));
+    let partner = FakeIdp::over_tls(Arc::new(skep_testkit::ManualClock::default()), &tls).await;
+    let bundle = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(bundle.path(), authority.pem()).unwrap();
+    let config = |own: Option<&std::path::Path>| {
+        let mut oidc = json!({"Issuer": partner.issuer(), "Audience": AUDIENCE});
+        if let Some(path) = own {
+            oidc["CACertPath"] = json!(path);
+        }
+        // What ToolHive writes beside the first issuer's own setting.
+        json!({"thv_ca_bundle": bundle.path(),
+               "skep": {"further_issuers": [{"subject_prefix": "partner:", "oidc_config": oidc}]}})
+    };
+    let token = partner.token("alice", AUDIENCE);
+    let harness = Harness::start(config(None)).await;
+    assert_eq!(post(&harness, &token).await.status, 503, "its certificate is a stranger's");
+    let harness = Harness::start(config(Some(bundle.path()))).await;
+    assert_eq!(post(&harness, &token).await.status, 200);
+}

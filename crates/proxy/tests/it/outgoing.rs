@@ -11,6 +11,8 @@ use skep_testkit::{Answer, RawConnection, Recorded, Reply, ScriptedServer, raw};
 
 use crate::harness::{CLIENT_SECRET, Harness, PERMIT_ALL, call, cedar, logs};
 
+const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
 /// A token endpoint that gives out `exchanged-1`, `exchanged-2` and so on.
 struct TokenEndpoint {
     server: ScriptedServer,
@@ -433,6 +435,31 @@ async fn what_contradicts_an_exchange_is_refused_by_name() {
             json!({"remote_url": "", "target_port": 80, "target_host": "127.0.0.1", "oidc_config": null,
                    "skep": {"token_exchange": {"grant_type": "client_credentials"}}}),
             "say authMode: anonymous",
+        ),
+        (
+            json!({"remote_url": "", "target_port": 80, "target_host": "127.0.0.1", "oidc_config": null,
+                   "token_exchange_config": null,
+                   "header_forward": {"add_headers_from_secret": {"X-Key": "KEY1"}}}),
+            "say authMode: anonymous",
+        ),
+        (
+            json!({"remote_url": "", "target_port": 80, "target_host": "127.0.0.1", "oidc_config": null,
+                   "token_exchange_config": null, "remote_auth_config": {"bearer_token": "KEY1,target=bearer_token"}}),
+            "say authMode: anonymous",
+        ),
+        // The pod's own token is nobody's but the API server's.
+        (json!({"skep": {"token_exchange": {"actor_token_file": POD_TOKEN}}}), "actor_token_file"),
+        (
+            json!({"skep": {"token_exchange": {"client_auth": "spiffe_jwt", "client_assertion_file": POD_TOKEN}}}),
+            "the pod's own token",
+        ),
+        (
+            json!({"skep": {"secret_files": {"TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET": POD_TOKEN}}}),
+            "the pod's own token",
+        ),
+        (
+            json!({"token_exchange_config": null, "remote_auth_config": {"bearer_token_file": POD_TOKEN}}),
+            "the pod's own token",
         ),
         (json!({"skep": {"auth_mode": "anonymous"}}), "skep.auth_mode: anonymous"),
         (json!({"skep": {"secret_files": {"TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECERT": "/x"}}}), "CLIENT_SECERT"),
