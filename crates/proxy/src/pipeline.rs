@@ -1,6 +1,6 @@
 //! The pipeline: what happens to every request, in order.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -182,7 +182,9 @@ impl Pipeline {
         let forwarded = || {
             let value = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
             let last = value.rsplit(',').next()?.trim();
-            last.parse::<IpAddr>().ok()
+            // Some load balancers write the port as well.
+            let with_port = || last.parse::<SocketAddr>().ok().map(|address| address.ip());
+            last.parse::<IpAddr>().ok().or_else(with_port)
         };
         let trusted = if self.trust_proxy_headers { forwarded() } else { None };
         trusted.unwrap_or(ends.peer.ip())

@@ -133,8 +133,9 @@ pub struct IntrospectionRules {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FurtherIssuer {
-    /// Put before its subjects, so that no two issuers' users are taken for one: in policies, limits and
-    /// audit. Never empty, and no other issuer's.
+    /// Put before its subjects and groups, so that no two issuers' users or groups are taken for one: in
+    /// principals and their parents, limits and audit. Never empty, and no other issuer's. Claims
+    /// (`claim_groups`) stay as they are in the token.
     pub subject_prefix: String,
     /// The issuer. `ResourceURL` and `Scopes` are those of the first one.
     pub oidc_config: OidcConfig,

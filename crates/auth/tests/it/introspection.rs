@@ -317,6 +317,23 @@ async fn a_jwt_is_never_asked_about_whatever_is_wrong_with_it() {
         assert!(opaque.subject(&token).await.is_err(), "{spec:?}");
         let (message, _) = token.rsplit_once('.').unwrap();
         assert!(opaque.subject(&format!("{message}.")).await.is_err());
+        // What another reader would still take for it: some drop empty parts, padding or what follows.
+        let (header, rest) = token.split_once('.').unwrap();
+        for mangled in [
+            format!("{token}."),
+            format!("{token}.."),
+            format!(".{token}"),
+            format!("{header}..{rest}"),
+            format!("{header}=.{rest}"),
+            format!("{header}==.{rest}="),
+            format!("{token}~"),
+            format!("{token}~eyJhIjoxfQ~"),
+            format!("{token}.x"),
+            format!("{token}/"),
+            message.to_owned(),
+        ] {
+            assert!(opaque.subject(&mangled).await.is_err(), "{mangled}");
+        }
     }
     // Nor is what can be no token at all.
     for text in ["a token", "a%20b", "töken", "", "=", &"a".repeat(30_000)] {
