@@ -31,6 +31,18 @@ pub const SECRETS_DIR: &str = "/etc/skep/secrets";
 pub const ACTOR_TOKEN_DIR: &str = "/var/run/secrets/skep/actor-token";
 /// Name of the file in [`ACTOR_TOKEN_DIR`].
 pub const ACTOR_TOKEN_FILE: &str = "token";
+/// Volume with the RunConfig.
+pub const RUNCONFIG_VOLUME: &str = "runconfig";
+/// Volume for what the proxy writes, which it loses with its pod.
+pub const TMP_VOLUME: &str = "tmp";
+/// Volume with the authorization document.
+pub const AUTHZ_VOLUME: &str = "authz-config";
+/// Volume with the proxy's own ServiceAccount token for a token endpoint.
+pub const ACTOR_TOKEN_VOLUME: &str = "actor-token";
+/// What the names of volumes with Secrets begin with.
+pub const SECRET_VOLUME: &str = "secret";
+/// What the names of volumes with CA bundles begin with.
+pub const CA_VOLUME: &str = "oidc-ca-bundle";
 /// Field manager of the backend's objects.
 pub const BACKEND_FIELD_MANAGER: &str = "toolhive-container-manager";
 
@@ -124,12 +136,38 @@ pub fn runconfig_labels(owner: &str, name: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// True for label keys that belong to the operator and that a manifest may not set.
-pub fn is_reserved_label(key: &str) -> bool {
-    key == "app"
-        || key.starts_with("app.kubernetes.io/")
-        || key.starts_with("toolhive")
-        || key.starts_with("skep.dev/")
+/// True for label keys that [`workload_labels`] sets. The operator's value wins over a manifest's.
+pub fn is_workload_label(key: &str) -> bool {
+    ["app", "app.kubernetes.io/name", "app.kubernetes.io/instance", "toolhive", "toolhive-name"]
+        .contains(&key)
+}
+
+/// True for annotation keys that the operator sets on a proxy's pods. Its value wins over a manifest's.
+pub fn is_pod_annotation(key: &str) -> bool {
+    [RUNCONFIG_CHECKSUM, GENERATION, POD_TEMPLATE_HASH].contains(&key)
+}
+
+/// True for names of volumes that the operator renders into a proxy's pod, now or with another credential.
+pub fn is_reserved_volume(name: &str) -> bool {
+    [RUNCONFIG_VOLUME, TMP_VOLUME, AUTHZ_VOLUME, ACTOR_TOKEN_VOLUME].contains(&name)
+        || [SECRET_VOLUME, CA_VOLUME]
+            .iter()
+            .any(|prefix| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')))
+}
+
+/// True for environment variables that the proxy takes for the operator's word: where the API server is, its
+/// secrets and its generation.
+pub fn is_reserved_variable(name: &str) -> bool {
+    name.starts_with("KUBERNETES_")
+        || name.starts_with("TOOLHIVE_SECRET_")
+        || (name.starts_with("TOOLHIVE_") && name.ends_with("_CLIENT_SECRET"))
+        || [
+            "TOOLHIVE_SECRETS_PROVIDER",
+            "TOOLHIVE_REMOTE_AUTH_BEARER_TOKEN",
+            "THV_SESSION_REDIS_PASSWORD",
+            "THV_MCPSERVER_GENERATION",
+        ]
+        .contains(&name)
 }
 
 /// Environment variable of a secret identifier (`remote_auth_config.bearer_token`, `add_headers_from_secret`).
@@ -206,6 +244,29 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_data_key(key), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_labels_that_are_reserved_are_those_that_are_set() {
+        let labels = workload_labels("mcpserver", "s");
+        assert!(labels.keys().all(|key| is_workload_label(key)), "{labels:?}");
+        for key in ["app.kubernetes.io/part-of", "app.kubernetes.io/version", "toolhive-team", "team"] {
+            assert!(!is_workload_label(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn volumes_of_the_operator_are_known_by_name() {
+        for (name, expected) in [
+            ("runconfig", true),
+            ("secret-api", true),
+            ("oidc-ca-bundle-x", true),
+            ("secret", false),
+            ("secrets-store", false),
+            ("svid", false),
+        ] {
+            assert_eq!(is_reserved_volume(name), expected, "{name}");
         }
     }
 

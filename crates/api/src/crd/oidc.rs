@@ -59,7 +59,8 @@ pub struct EmbeddedOidc {
     pub resource_url: Option<String>,
     /// Tokens of the cluster's own ServiceAccounts.
     pub kubernetes: Option<KubernetesOidc>,
-    /// Settings in a ConfigMap, key `oidc.json` by default: JSON with the fields of `inline`.
+    /// Settings in a ConfigMap: JSON with the fields of `inline` in the key `oidc.json`, or each in a key of
+    /// its own.
     pub config_map: Option<OidcConfigMap>,
     /// Settings written here.
     pub inline: Option<InlineOidc>,
@@ -92,11 +93,13 @@ pub struct OidcConfigMap {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct KubernetesOidc {
-    /// ServiceAccount whose tokens are meant. Kept for old manifests; it does not restrict who may call.
+    /// ServiceAccount whose tokens are meant. Kept for old manifests; it does not restrict who may call, which
+    /// is what policies are for: `principal == Client::"system:serviceaccount:NAMESPACE:NAME"`.
     pub service_account: Option<String>,
-    /// Namespace of that ServiceAccount.
+    /// Namespace of that ServiceAccount. It restricts nobody either.
     pub namespace: Option<String>,
-    /// Value that a token's `aud` must contain. Default: `toolhive`.
+    /// Value that a token's `aud` must contain. Default: `toolhive`. In an MCPOIDCConfig it is said on the
+    /// reference instead.
     pub audience: Option<String>,
     /// Issuer of the tokens. Default: `https://kubernetes.default.svc`.
     pub issuer: Option<String>,
@@ -114,9 +117,9 @@ pub struct KubernetesOidc {
 pub struct InlineOidc {
     /// Issuer URL, exactly as tokens and the discovery document have it.
     pub issuer: String,
-    /// Value that a token's `aud` must contain.
+    /// Value that a token's `aud` must contain. In an MCPOIDCConfig it is said on the reference instead.
     pub audience: Option<String>,
-    /// Further values, one of which is enough in a token's `aud`.
+    /// Further values, one of which is enough in a token's `aud`. Not in an MCPOIDCConfig.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub audiences: Option<Vec<String>>,
     /// URL of the key set. Default: what the issuer's discovery document says.
@@ -214,8 +217,8 @@ impl From<TokenProfileSpec> for TokenProfile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AdditionalIssuer {
-    /// Put before its subjects, in policies, limits and audit, so that no two issuers' users are taken for
-    /// one: `partner:`.
+    /// Put before its subjects and groups, in policies, limits and audit, so that no two issuers' users or
+    /// groups are taken for one: `partner:`. Attributes of claims (`claim_groups`) stay as they are.
     #[schemars(length(min = 1, max = 64))]
     pub subject_prefix: String,
     /// Issuer URL, exactly as tokens and the discovery document have it.
@@ -343,6 +346,24 @@ pub struct Introspection {
     /// How long an answer is kept, for example `30s`; never longer than the token lasts. `0s` asks about
     /// every call. Default: 30s, at most 1h.
     pub cache_ttl: Option<String>,
+}
+
+/// The settings of a ConfigMap that has each in a key of its own, in the form that [`read_config_map`] reads:
+/// `scopes` is a list with commas, what is yes or no is `true` or `false`, and an empty value is none. A key
+/// with a dot is a file, of certificates for one, and no setting.
+pub fn config_map_keys(data: &BTreeMap<String, String>) -> Value {
+    let setting = |key: &str, text: &str| match (key, text) {
+        (
+            "jwksAllowPrivateIP" | "protectedResourceAllowPrivateIP" | "insecureAllowHTTP",
+            "true" | "false",
+        ) => Value::Bool(text == "true"),
+        ("scopes", _) => text.split(',').map(str::trim).filter(|scope| !scope.is_empty()).collect(),
+        _ => Value::String(text.to_owned()),
+    };
+    data.iter()
+        .filter(|(key, text)| !key.contains('.') && !text.is_empty())
+        .map(|(key, text)| (key.clone(), setting(key, text)))
+        .collect()
 }
 
 /// Reads the content of a ConfigMap that `oidcConfig.configMap` names. It has the fields of `inline`

@@ -33,28 +33,80 @@ pub(crate) fn read<T: DeserializeOwned>(
     rules: &Rules<'_>,
     problems: &mut Vec<Problem>,
 ) -> Option<T> {
-    let value = without_nulls(value, rules.free_form);
+    let reading = typed(&without_nulls(value, rules.free_form));
+    for path in reading.unknown {
+        problems.push(unknown_field(&path, rules));
+    }
+    match reading.value {
+        Ok(parsed) => Some(parsed),
+        Err(misfit) => {
+            problems.push(Problem::error(join(rules.root, &misfit.path), INVALID_FIELD, misfit.message));
+            None
+        }
+    }
+}
+
+/// What came of reading a value as a type.
+pub struct Reading<T> {
+    /// The typed value, or why there is none.
+    pub value: Result<T, Misfit>,
+    /// Paths of fields that the type does not have, from the root of the value.
+    pub unknown: Vec<String>,
+}
+
+/// Why a value is not of a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// Path from the root of the value.
+    pub path: String,
+    /// A sentence that never repeats the value, which may be a secret in the wrong place.
+    pub message: String,
+}
+
+/// Reads a value as `T`, with the path of whatever does not fit.
+pub fn typed<T: DeserializeOwned>(value: &Value) -> Reading<T> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let parsed = {
-        let deserializer = serde_path_to_error::Deserializer::new(&value, &mut track);
+        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
         serde_ignored::deserialize(deserializer, |path| unknown.push(dotted(&path)))
     };
-    for path in unknown {
-        problems.push(unknown_field(&path, rules));
+    let value = parsed.map_err(|error: serde_json::Error| Misfit {
+        path: track.path().to_string(),
+        message: without_value(&error.to_string()),
+    });
+    Reading { value, unknown }
+}
+
+/// A message of serde as a sentence, without the value that it is about. What is not understood is left out.
+fn without_value(message: &str) -> String {
+    const KINDS: [&str; 10] = [
+        "boolean",
+        "integer",
+        "floating point",
+        "character",
+        "string",
+        "null",
+        "unit value",
+        "map",
+        "sequence",
+        "enum",
+    ];
+    if message.starts_with("missing field `") {
+        return format!("{message}.");
     }
-    match parsed {
-        Ok(parsed) => Some(parsed),
-        Err(error) => {
-            let path = track.path().to_string();
-            let message = if path.to_ascii_lowercase().ends_with("secret") {
-                "the value has the wrong type".to_owned()
-            } else {
-                error.to_string()
-            };
-            problems.push(Problem::error(join(rules.root, &path), INVALID_FIELD, format!("{message}.")));
-            None
-        }
+    // What was expected is a type's own text and stands last; a value before it may contain anything.
+    let Some((before, expected)) = message.rsplit_once(", expected ") else {
+        return "The value does not fit.".to_owned();
+    };
+    if before.starts_with("unknown variant `") {
+        return format!("unknown value, expected {expected}.");
+    }
+    let given = ["invalid type: ", "invalid value: "].iter().find_map(|prefix| before.strip_prefix(prefix));
+    let kind = given.and_then(|given| KINDS.iter().find(|kind| given.starts_with(**kind)));
+    match kind {
+        Some(kind) => format!("invalid type: {kind}, expected {expected}."),
+        None => format!("The value does not fit: expected {expected}."),
     }
 }
 
@@ -234,6 +286,25 @@ mod tests {
         assert!(problems.is_empty());
         one_of(("a", Some(1)), ("b", Some(2)), Some(&8080), &mut problems);
         assert_eq!(problems.len(), 1);
+    }
+
+    #[test]
+    fn a_message_names_what_was_expected_and_never_the_value() {
+        for (message, expected) in [
+            (
+                r#"invalid type: string "s3cr3t", expected a sequence"#,
+                "invalid type: string, expected a sequence.",
+            ),
+            (r#"invalid type: string "a, expected b", expected u8"#, "invalid type: string, expected u8."),
+            ("invalid value: integer `-3`, expected u16", "invalid type: integer, expected u16."),
+            ("invalid type: map, expected a string", "invalid type: map, expected a string."),
+            ("unknown variant `s3cr3t`, expected `a` or `b`", "unknown value, expected `a` or `b`."),
+            ("missing field `image`", "missing field `image`."),
+            ("invalid length 3, expected 2", "The value does not fit: expected 2."),
+            ("something about s3cr3t", "The value does not fit."),
+        ] {
+            assert_eq!(without_value(message), expected, "{message}");
+        }
     }
 
     proptest! {

@@ -45,7 +45,8 @@ pub struct DeploymentOverrides {
     pub annotations: Option<BTreeMap<String, String>>,
     /// Labels of the Deployment.
     pub labels: Option<BTreeMap<String, String>>,
-    /// Environment of the proxy, not of the MCP server.
+    /// Environment of the proxy, not of the MCP server. Variables that carry the operator's word or secrets
+    /// (`KUBERNETES_*`, `TOOLHIVE_SECRET_*`, `TOOLHIVE_*_CLIENT_SECRET` and the like) are refused.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Option<Vec<EnvVar>>,
     /// Secrets for pulling images.
@@ -222,7 +223,8 @@ pub struct NetworkPolicySpec {
     {"rule": "has(self.host) != has(self.cidr)", "message": "exactly one of host and cidr must be set"},
 ]))]
 pub struct AllowedEgress {
-    /// Host name. Kubernetes' own NetworkPolicy knows no names, so this becomes all public addresses on the ports.
+    /// Host name. Kubernetes' own NetworkPolicy knows no names, so this becomes all public addresses on the ports; a
+    /// name of this cluster becomes all addresses on the ports, and all pods.
     pub host: Option<String>,
     /// Network, for example `10.0.0.0/8`.
     pub cidr: Option<String>,

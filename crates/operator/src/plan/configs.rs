@@ -67,7 +67,7 @@ pub(super) fn tools(config: &ToolConfigSpec, mut findings: Findings<'_>) -> Plan
 }
 
 pub(super) fn oidc(config: &OidcConfigSpec, _world: &World, mut findings: Findings<'_>) -> Planned {
-    oidc::from_spec(config, &mut findings, None);
+    oidc::check(config, &mut findings);
     valid(Kind::MCPOIDCConfig, findings)
 }
 

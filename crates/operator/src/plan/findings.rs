@@ -81,15 +81,12 @@ impl<'a> Findings<'a> {
     /// Kubernetes takes.
     pub(super) fn secret(&mut self, path: &str, reason: &str, name: &str, key: &str) {
         if !names::is_dns_subdomain(name) || !names::is_data_key(key) {
-            self.error(
-                path,
-                INVALID_FIELD,
-                format!(
-                    "No Secret can have the name `{}` and the key `{}`.",
-                    name.escape_debug(),
-                    key.escape_debug()
-                ),
+            // Whoever writes a secret itself in place of its name should not find it in a status.
+            let what = if names::is_dns_subdomain(name) { "key" } else { "name" };
+            let message = format!(
+                "No Secret can have this {what}. Give the name of a Secret and the key in it, not the value."
             );
+            self.error(path, INVALID_FIELD, message);
             return;
         }
         match self.world.secrets.get(name) {
@@ -124,12 +121,17 @@ impl<'a> Findings<'a> {
             self.fails(reasons.condition, reasons.not_found, format!("The {kind} `{name}` does not exist."));
             return None;
         };
-        if let Some(problem) =
-            super::plan_object(object, world).problems.iter().find(|problem| problem.is_error())
-        {
+        let planned = super::plan_object(object, world);
+        if let Some(problem) = planned.problems.iter().find(|problem| problem.is_error()) {
             let message = format!("The {kind} `{name}` is not valid: {}: {}", problem.path, problem.message);
-            self.error(path, reasons.not_valid, message.clone());
-            self.fails(reasons.condition, reasons.not_valid, message);
+            let valid = planned.conditions.iter().find(|condition| condition.kind == "Valid");
+            // ToolHive repeats the config's own reason for this kind only.
+            let reason = match valid {
+                Some(valid) if kind == Kind::MCPExternalAuthConfig => valid.reason.as_str(),
+                _ => reasons.not_valid,
+            };
+            self.error(path, reason, message.clone());
+            self.fails(reasons.condition, reason, message);
             return None;
         }
         self.holds(reasons.condition, reasons.valid, format!("The {kind} `{name}` is valid."));

@@ -14,6 +14,7 @@ mod findings;
 mod middleware;
 mod objects;
 mod oidc;
+mod oidc_config_map;
 mod oidc_issuers;
 mod oidc_rules;
 mod oidc_settings;

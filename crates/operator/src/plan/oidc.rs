@@ -3,7 +3,7 @@
 use skep_api::address::is_loopback;
 use skep_api::crd::oidc::{
     CLUSTER_AUDIENCE, CLUSTER_ISSUER, EmbeddedOidc, EmbeddedOidcSource, InlineOidc, KubernetesOidc,
-    OidcConfigSpec, OidcSource, read_config_map,
+    OidcConfigSpec, OidcSource,
 };
 use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
 use skep_api::crd::reference::OidcConfigRef;
@@ -12,10 +12,10 @@ use skep_api::runconfig::{FurtherIssuer, IssuerRules, OidcConfig};
 
 use super::findings::{Findings, OIDC_REF};
 use super::oidc_settings::{
-    CLUSTER_TOKEN, Endpoint, algorithms, ca_bundle, clock_skew, endpoint, introspection, is_api_server,
-    resource_url, token_file,
+    CLUSTER_TOKEN, Endpoint, algorithms, api_server_alone, ca_bundle, clock_skew, endpoint, introspection,
+    is_api_server, resource_url, token_file,
 };
-use super::{EnvSource, FileSource, oidc_issuers, oidc_rules};
+use super::{EnvSource, FileSource, oidc_config_map, oidc_issuers, oidc_rules};
 
 /// Reason of everything that is wrong with how callers are authenticated.
 pub(super) const AUTH_INVALID: &str = "AuthInvalid";
@@ -104,6 +104,13 @@ fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Opt
     }
     let object = findings.config(Kind::MCPOIDCConfig, &reference.name, &format!("{path}.name"), OIDC_REF)?;
     let Spec::OidcConfig(spec) = &object.spec else { return None };
+    if let Some((_, other)) = said_audience(spec).filter(|(_, other)| *other != reference.audience) {
+        findings.error(
+            format!("{path}.audience"),
+            AUTH_INVALID,
+            format!("The MCPOIDCConfig `{}` says the audience `{other}`, and only the one that is said here counts. Remove it there.", reference.name),
+        );
+    }
     let mut planned = from_spec(spec, findings, Some(&format!("{path}.name")))?;
     planned.config.audience.clone_from(&reference.audience);
     resource_url(reference.resource_url.as_deref(), &format!("{path}.resourceUrl"), &mut planned, findings);
@@ -111,6 +118,35 @@ fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Opt
         planned.config.scopes.clone_from(scopes);
     }
     Some(planned)
+}
+
+/// Judges a shared config by itself. For whom tokens are made is said where it is referred to: said here it
+/// would hold for every workload, and a token for one would be good for all.
+pub(super) fn check(spec: &OidcConfigSpec, findings: &mut Findings<'_>) {
+    from_spec(spec, findings, None);
+    if let Some((path, _)) = said_audience(spec) {
+        findings.warning(
+            path,
+            "AudienceIgnored",
+            "The audience is said where this is referred to, in `oidcConfigRef.audience`. Here it has no effect; remove it.",
+        );
+    }
+    let widened = spec.inline.as_ref().and_then(|inline| inline.audiences.as_ref());
+    if widened.is_some_and(|audiences| !audiences.is_empty()) {
+        findings.error(
+            "spec.inline.audiences",
+            AUTH_INVALID,
+            "They would hold for every workload that refers to this. Remove them; a workload that takes several audiences says so in an `oidcConfig` of its own.",
+        );
+    }
+}
+
+fn said_audience(spec: &OidcConfigSpec) -> Option<(&'static str, &str)> {
+    let inline = spec.inline.as_ref().and_then(|block| block.audience.as_deref());
+    let cluster = spec.kubernetes_service_account.as_ref().and_then(|block| block.audience.as_deref());
+    [("spec.inline.audience", inline), ("spec.kubernetesServiceAccount.audience", cluster)]
+        .into_iter()
+        .find_map(|(path, audience)| Some((path, audience.filter(|audience| !audience.is_empty())?)))
 }
 
 /// Plans a shared config. `at` replaces the paths when it is looked at from a workload.
@@ -192,7 +228,7 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
             };
             from_inline(inline, &Block::of(format!("{at}.inline"), false), findings)
         }
-        EmbeddedOidcSource::ConfigMap => from_config_map(embedded, findings)?,
+        EmbeddedOidcSource::ConfigMap => oidc_config_map::plan(embedded, findings)?,
     };
     resource_url(embedded.resource_url.as_deref(), &format!("{at}.resourceUrl"), &mut planned, findings);
     if planned.config.audience.is_empty() && planned.rules.audiences.is_empty() {
@@ -210,58 +246,6 @@ fn from_embedded(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option
     Some(planned)
 }
 
-fn from_config_map(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Option<Authentication> {
-    let at = "spec.oidcConfig.configMap";
-    let Some(reference) = &embedded.config_map else {
-        findings.error(at, INVALID_FIELD, "`type` is `configMap`, which needs the block `configMap`.");
-        return None;
-    };
-    let key = reference.key.as_deref().unwrap_or("oidc.json");
-    let Some(data) = findings.world.config_maps.get(&reference.name) else {
-        findings.missing(at, "OIDCConfigMapNotFound", &format!("The ConfigMap `{}`", reference.name));
-        return None;
-    };
-    let Some(text) = data.get(key) else {
-        findings.missing(
-            at,
-            "OIDCConfigMapNotFound",
-            &format!("The key `{key}` of the ConfigMap `{}`", reference.name),
-        );
-        return None;
-    };
-    let value = match skep_api::yaml::single(text) {
-        Ok(document) => document.value,
-        Err(error) => {
-            findings.error(
-                at,
-                AUTH_INVALID,
-                format!("`{key}` of the ConfigMap `{}` is not JSON or YAML: {error}.", reference.name),
-            );
-            return None;
-        }
-    };
-    let mut problems = Vec::new();
-    let read = read_config_map(&value, "", &mut problems);
-    for problem in problems {
-        let mut text = problem.message;
-        if !problem.path.is_empty() {
-            text = format!("`{}` in it: {text}", problem.path);
-        }
-        findings.error(
-            at,
-            AUTH_INVALID,
-            format!("`{key}` of the ConfigMap `{}` is not valid. {text}", reference.name),
-        );
-    }
-    let (mut inline, resource) = read?;
-    if reference.ca_bundle_ref.is_some() {
-        inline.ca_bundle_ref.clone_from(&reference.ca_bundle_ref);
-    }
-    let mut planned = from_inline(&inline, &Block::of(at.to_owned(), true), findings);
-    resource_url(resource.as_deref(), at, &mut planned, findings);
-    Some(planned)
-}
-
 /// Where settings stand, for the paths of problems.
 pub(super) struct Block {
     block: String,
@@ -270,7 +254,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    fn of(block: String, elsewhere: bool) -> Self {
+    pub(super) fn of(block: String, elsewhere: bool) -> Self {
         Self { block, elsewhere }
     }
 
@@ -287,7 +271,7 @@ impl Block {
     }
 }
 
-fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Authentication {
+pub(super) fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Authentication {
     let mut planned = one_issuer(inline, at, findings);
     oidc_issuers::plan(inline, at, &mut planned, findings);
     planned
@@ -296,7 +280,10 @@ fn from_inline(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> 
 /// Plans one issuer, without those beside it.
 pub(super) fn one_issuer(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) -> Authentication {
     let insecure = inline.insecure_allow_http.unwrap_or(false);
-    let issuer = endpoint(&inline.issuer, &at.field("issuer"), Endpoint::Issuer, insecure, findings);
+    let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let called = !given(&inline.jwks_url) && !given(&inline.discovery_url);
+    let issuer =
+        endpoint(&inline.issuer, &at.field("issuer"), Endpoint::Issuer { called }, insecure, findings);
     let jwks = inline
         .jwks_url
         .as_deref()
@@ -325,6 +312,10 @@ pub(super) fn one_issuer(inline: &InlineOidc, at: &Block, findings: &mut Finding
     ca_bundle(inline.ca_bundle_ref.as_ref(), at, &mut planned, findings);
     token_file(inline, at, issuer.as_ref(), jwks.as_ref(), &mut planned, findings);
     introspection(inline, at, &mut planned, findings);
+    if inline.jwks_auth_token_path.is_none() {
+        let discovery = inline.discovery_url.as_deref().unwrap_or_default();
+        api_server_alone(&planned.config, discovery, at, findings);
+    }
     algorithms(inline, at, &mut planned, findings);
     clock_skew(inline, at, &mut planned, findings);
     oidc_rules::plan(inline, at, &mut planned.rules, findings);
@@ -343,10 +334,13 @@ fn from_cluster(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>)
     let cluster_auth = block.use_cluster_auth.unwrap_or(true);
     let issuer =
         block.issuer.clone().filter(|issuer| !issuer.is_empty()).unwrap_or_else(|| CLUSTER_ISSUER.to_owned());
-    endpoint(&issuer, &at.field("issuer"), Endpoint::Issuer, false, findings);
-    if let Some(url) = &block.jwks_url {
-        endpoint(url, &at.field("jwksUrl"), Endpoint::Jwks, false, findings);
+    let jwks_url = block.jwks_url.clone().unwrap_or_default();
+    let called = jwks_url.is_empty();
+    endpoint(&issuer, &at.field("issuer"), Endpoint::Issuer { called }, false, findings);
+    if !jwks_url.is_empty() {
+        endpoint(&jwks_url, &at.field("jwksUrl"), Endpoint::Jwks, false, findings);
     }
+    restricts_nobody(block, at, findings);
     let mut config = OidcConfig {
         issuer,
         audience: block
@@ -354,15 +348,15 @@ fn from_cluster(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>)
             .clone()
             .filter(|audience| !audience.is_empty())
             .unwrap_or_else(|| CLUSTER_AUDIENCE.to_owned()),
-        jwks_url: block.jwks_url.clone().unwrap_or_default(),
+        jwks_url,
         introspection_url: block.introspection_url.clone().unwrap_or_default(),
         ..OidcConfig::default()
     };
     if cluster_auth {
         CLUSTER_CA.clone_into(&mut config.ca_cert_path);
         config.allow_private_ip = true;
-        // The pod's own token is for the API server alone.
-        if is_api_server(&config.issuer) && (config.jwks_url.is_empty() || is_api_server(&config.jwks_url)) {
+        // The pod's own token is for the API server alone. It has the keys of issuers with other names too.
+        if is_api_server(if called { &config.issuer } else { &config.jwks_url }) {
             CLUSTER_TOKEN.clone_into(&mut config.auth_token_file);
         }
         if !config.introspection_url.is_empty() && !is_api_server(&config.introspection_url) {
@@ -371,11 +365,34 @@ fn from_cluster(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>)
                 AUTH_INVALID,
                 "The pod's own token would be sent there, and it is for the API server alone. Say `useClusterAuth: false`, or use `inline`.",
             );
+            return None;
         }
     }
+    api_server_alone(&config, "", at, findings);
     if !config.introspection_url.is_empty() {
         let path = at.field("introspectionUrl");
         endpoint(&config.introspection_url, &path, Endpoint::Introspection, false, findings);
     }
     Some(Authentication { config, ..Authentication::default() })
+}
+
+/// Whoever names an account means it as a restriction, which it has never been.
+fn restricts_nobody(block: &KubernetesOidc, at: &Block, findings: &mut Findings<'_>) {
+    let given = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
+    let (account, namespace) = (given(&block.service_account), given(&block.namespace));
+    let field = match (&account, &namespace) {
+        (None, None) => return,
+        (Some(_), _) => "serviceAccount",
+        (None, Some(_)) => "namespace",
+    };
+    let subject = format!(
+        "system:serviceaccount:{}:{}",
+        namespace.as_deref().unwrap_or("NAMESPACE"),
+        account.as_deref().unwrap_or("NAME")
+    );
+    findings.warning(
+        at.field(field),
+        "ServiceAccountNotRestricting",
+        format!("This restricts nobody: every ServiceAccount whose token has the audience is let in. To let in this one only, add a policy such as `permit(principal == Client::\"{subject}\", action, resource);`."),
+    );
 }

@@ -1,7 +1,5 @@
 //! Issuers besides the first: each is judged like the first, and all of them together.
 
-use std::collections::BTreeSet;
-
 use skep_api::crd::oidc::InlineOidc;
 use skep_api::crd::parse::CONFLICTING_FIELDS;
 use skep_api::runconfig::{FurtherIssuer, IssuerRules, OidcConfig};
@@ -9,7 +7,7 @@ use skep_api::runconfig::{FurtherIssuer, IssuerRules, OidcConfig};
 use super::findings::Findings;
 use super::oidc::{AUTH_INVALID, Authentication, Block, CLUSTER_CA, one_issuer};
 use super::oidc_rules::issuers;
-use super::oidc_settings::{CLIENT_SECRET, CLUSTER_TOKEN};
+use super::oidc_settings::CLUSTER_TOKEN;
 
 /// Most issuers besides the first.
 const MAX: usize = 20;
@@ -53,7 +51,7 @@ pub(super) fn plan(
             );
         }
         known.extend(named);
-        introspector(&own, &at, &mut introspects, planned, findings);
+        introspector(&own, &at, &mut introspects, findings);
         planned.env.append(&mut own.env);
         planned.files.append(&mut own.files);
         planned.further.push(FurtherIssuer {
@@ -130,21 +128,8 @@ fn prefix(prefix: &str, others: &[&str], at: &Block, findings: &mut Findings<'_>
 }
 
 /// Opaque tokens name no issuer, so only one can be asked about them, with one client secret.
-fn introspector(
-    own: &Authentication,
-    at: &Block,
-    introspects: &mut bool,
-    planned: &Authentication,
-    findings: &mut Findings<'_>,
-) {
+fn introspector(own: &Authentication, at: &Block, introspects: &mut bool, findings: &mut Findings<'_>) {
     if own.config.introspection_url.is_empty() {
-        if !own.env.is_empty() {
-            findings.error(
-                at.field("clientSecretRef"),
-                CONFLICTING_FIELDS,
-                "The secret is for introspection, and there is no `introspectionUrl`. Remove one, or add the other.",
-            );
-        }
         return;
     }
     if *introspects {
@@ -155,12 +140,4 @@ fn introspector(
         );
     }
     *introspects = true;
-    let taken: BTreeSet<&str> = planned.env.iter().map(|source| source.name.as_str()).collect();
-    if !own.env.is_empty() && taken.contains(CLIENT_SECRET) {
-        findings.error(
-            at.field("clientSecretRef"),
-            CONFLICTING_FIELDS,
-            "Another issuer has a client secret already, and only one can be asked about opaque tokens. Keep one.",
-        );
-    }
 }

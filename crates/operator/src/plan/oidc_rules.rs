@@ -139,15 +139,6 @@ fn scopes(inline: &InlineOidc, at: &Block, rules: &mut IssuerRules, findings: &m
             );
         }
     }
-    if let Some(told) = inline.scopes.as_ref().filter(|told| !told.is_empty())
-        && let Some(scope) = rules.required_scopes.iter().find(|scope| !told.contains(scope))
-    {
-        findings.warning(
-            at.field("scopes"),
-            "RequiredScopeNotAdvertised",
-            format!("Every token must have `{scope}`, but clients are not told to ask for it. Add it."),
-        );
-    }
 }
 
 fn claims(inline: &InlineOidc, at: &Block, rules: &mut IssuerRules, findings: &mut Findings<'_>) {

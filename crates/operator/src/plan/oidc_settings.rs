@@ -3,6 +3,7 @@
 use skep_api::address::is_loopback;
 use skep_api::crd::oidc::InlineOidc;
 use skep_api::crd::reference::CaBundleSource;
+use skep_api::runconfig::OidcConfig;
 use skep_auth::introspection::Dialect;
 use url::Url;
 
@@ -11,6 +12,7 @@ use super::ca_bundle::{self, CaBundleState};
 use super::duration;
 use super::findings::Findings;
 use super::oidc::{AUTH_INVALID, Authentication, Block};
+use super::remote_url;
 
 pub(super) const CLUSTER_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const ALGORITHMS: [&str; 9] =
@@ -25,7 +27,10 @@ pub(super) const CLIENT_SECRET: &str = "TOOLHIVE_OIDC_CLIENT_SECRET";
 /// Which URL is judged.
 #[derive(Clone, Copy)]
 pub(super) enum Endpoint {
-    Issuer,
+    /// `called` when the keys are found below it.
+    Issuer {
+        called: bool,
+    },
     Jwks,
     Discovery,
     Introspection,
@@ -34,7 +39,7 @@ pub(super) enum Endpoint {
 impl Endpoint {
     fn invalid(self) -> &'static str {
         match self {
-            Self::Issuer => "OIDCIssuerInvalid",
+            Self::Issuer { .. } => "OIDCIssuerInvalid",
             Self::Jwks => "JWKSURLInvalid",
             Self::Discovery => "DiscoveryURLInvalid",
             Self::Introspection => "IntrospectionURLInvalid",
@@ -58,15 +63,20 @@ pub(super) fn endpoint(
     };
     if !url.username().is_empty() || url.password().is_some() {
         findings.error(path, what.invalid(), "The URL holds a user name or password.");
-    } else if url.fragment().is_some() || (matches!(what, Endpoint::Issuer) && url.query().is_some()) {
+    } else if url.fragment().is_some() || (matches!(what, Endpoint::Issuer { .. }) && url.query().is_some()) {
         findings.error(
             path,
             what.invalid(),
             "The URL has no fragment, and that of an issuer no query (OpenID Connect Discovery 1.0 §3).",
         );
     }
-    let near = findings.world.is_local() && is_loopback(&url);
-    if url.scheme() == "http" && !insecure && !near {
+    let local = findings.world.is_local();
+    let called = !matches!(what, Endpoint::Issuer { called: false });
+    // For its own tokens the API server is called.
+    let refused = remote_url::never_called(&url, local).filter(|_| called && !is_api_server(text));
+    if let Some(why) = refused {
+        findings.error(path, what.invalid(), why);
+    } else if url.scheme() == "http" && !insecure && !(local && is_loopback(&url)) {
         findings.error(
             path,
             "OIDCIssuerInsecure",
@@ -167,9 +177,11 @@ pub(super) fn introspection(
     if inline.client_secret.is_some() {
         findings.warning(at.field("clientSecret"), "SecretInManifest", "A secret in a manifest can be read by everybody who can read the object. It is not passed on: put it into a Secret and use `clientSecretRef`.");
     }
-    if let Some(secret) = &inline.client_secret_ref {
+    if url.is_empty() {
+        unused_client(inline, at, findings);
+    } else if let Some(secret) = &inline.client_secret_ref {
         findings.secret(&at.field("clientSecretRef"), "OIDCClientSecretNotFound", &secret.name, &secret.key);
-        if !url.is_empty() && inline.client_id.as_deref().unwrap_or_default().is_empty() {
+        if inline.client_id.as_deref().unwrap_or_default().is_empty() {
             findings.error(
                 at.field("clientId"),
                 AUTH_INVALID,
@@ -199,6 +211,41 @@ pub(super) fn introspection(
                 format!("`{text}` is not a duration of whole seconds, 1h at most, such as `30s`."),
             ),
         }
+    }
+}
+
+/// ToolHive's manifests have a client where nothing is asked. Its secret is given to nobody.
+fn unused_client(inline: &InlineOidc, at: &Block, findings: &mut Findings<'_>) {
+    if inline.client_secret_ref.is_some() {
+        findings.warning(
+            at.field("clientSecretRef"),
+            "UnusedClientSecret",
+            "The client secret is for introspection, and there is no `introspectionUrl`, so the proxy does not get it. Remove it, or add the URL.",
+        );
+    } else if inline.client_id.as_ref().is_some_and(|id| !id.is_empty()) {
+        findings.warning(
+            at.field("clientId"),
+            "UnusedClientId",
+            "The client id is for introspection, and there is no `introspectionUrl`, so nobody uses it. Remove it, or add the URL.",
+        );
+    }
+}
+
+/// The API server is called for an issuer that it is in every respect, and for nothing else.
+pub(super) fn api_server_alone(
+    config: &OidcConfig,
+    discovery: &str,
+    at: &Block,
+    findings: &mut Findings<'_>,
+) {
+    let first = [config.jwks_url.as_str(), discovery].into_iter().find(|url| !url.is_empty());
+    let (keys, asked) = (first.unwrap_or(&config.issuer), config.introspection_url.as_str());
+    if !asked.is_empty() && is_api_server(keys) != is_api_server(asked) {
+        findings.error(
+            at.field("introspectionUrl"),
+            Endpoint::Introspection.invalid(),
+            "The Kubernetes API server is called only for its own tokens, so it has the keys and answers about tokens, or neither. Remove this URL, or correct it.",
+        );
     }
 }
 

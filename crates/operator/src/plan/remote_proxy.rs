@@ -73,7 +73,7 @@ pub(super) fn plan(
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
     workload::endpoint_prefix(&spec.endpoint_prefix, &mut findings);
-    template::check(spec.pod_template.as_ref(), true, &mut findings);
+    template::check(spec.pod_template.as_ref(), template::Pod::Proxy, &mut findings);
 
     let protection = Protection {
         authentication,
@@ -95,6 +95,10 @@ pub(super) fn plan(
     config.skep.client_token = client_token;
     config.skep.allow_private_endpoint = spec.allow_private_endpoint;
     outgoing.apply(&mut config);
+    let exchange = &config.skep.token_exchange;
+    let sent = [exchange.client_assertion_file.as_str(), exchange.actor_token_file.as_str()];
+    let sent: Vec<&str> = sent.into_iter().filter(|file| !file.is_empty()).collect();
+    template::tokens(spec.pod_template.as_ref(), &sent, &mut findings);
     config.telemetry_config = telemetry;
     config.scaling_config =
         session_redis.map(|redis| ScalingConfig { backend_replicas: None, session_redis: Some(redis) });

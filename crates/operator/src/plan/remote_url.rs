@@ -52,12 +52,7 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
         return Err(RemoteUrlError::Scheme(url.scheme().to_owned()));
     }
     let shown = url.host_str().unwrap_or_default().to_owned();
-    let found = match url.host() {
-        None => return Err(RemoteUrlError::NoHost),
-        Some(Host::Domain(name)) => place_of_name(name),
-        Some(Host::Ipv4(address)) => place_of(IpAddr::V4(address)),
-        Some(Host::Ipv6(address)) => place_of(IpAddr::V6(address)),
-    };
+    let Some(found) = where_is(&url) else { return Err(RemoteUrlError::NoHost) };
     if !url.username().is_empty() || url.password().is_some() {
         return Err(RemoteUrlError::Credentials);
     }
@@ -66,9 +61,7 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
     }
     let near = match found {
         Where::Loopback if allow.loopback => true,
-        Where::Loopback => {
-            return Err(RemoteUrlError::Forbidden(shown, "a loopback address, which is the proxy itself"));
-        }
+        Where::Loopback => return Err(RemoteUrlError::Forbidden(shown, LOOPBACK)),
         Where::Forbidden(what) => return Err(RemoteUrlError::Forbidden(shown, what)),
         Where::Private(what) if !allow.private => return Err(RemoteUrlError::Private(shown, what)),
         Where::Private(_) | Where::Public => false,
@@ -79,11 +72,34 @@ pub(super) fn check(text: &str, allow: Allowance) -> Result<Url, RemoteUrlError>
     Ok(url)
 }
 
+/// Why no proxy calls a URL, whatever the manifest allows. It may lie inside the network: identity providers
+/// often do.
+pub(super) fn never_called(url: &Url, local: bool) -> Option<String> {
+    let shown = || url.host_str().unwrap_or_default().to_owned();
+    match where_is(url)? {
+        Where::Loopback if !local => {
+            Some(format!("{} (`skep up` allows it.)", RemoteUrlError::Forbidden(shown(), LOOPBACK)))
+        }
+        Where::Forbidden(what) => Some(RemoteUrlError::Forbidden(shown(), what).to_string()),
+        Where::Loopback | Where::Private(_) | Where::Public => None,
+    }
+}
+
+const LOOPBACK: &str = "a loopback address, which is the proxy itself";
+
 enum Where {
     Public,
     Private(&'static str),
     Loopback,
     Forbidden(&'static str),
+}
+
+fn where_is(url: &Url) -> Option<Where> {
+    Some(match url.host()? {
+        Host::Domain(name) => place_of_name(name),
+        Host::Ipv4(address) => place_of(IpAddr::V4(address)),
+        Host::Ipv6(address) => place_of(IpAddr::V6(address)),
+    })
 }
 
 fn place_of_name(name: &str) -> Where {

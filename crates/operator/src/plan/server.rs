@@ -59,7 +59,7 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
     workload::endpoint_prefix(&spec.endpoint_prefix, &mut findings);
-    template::check(spec.pod_template.as_ref(), false, &mut findings);
+    template::check(spec.pod_template.as_ref(), template::Pod::Backend, &mut findings);
 
     let protection = Protection {
         authentication,
@@ -185,6 +185,14 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
             );
         }
     }
+    if spec.transport != Transport::StreamableHttp {
+        findings.warning(
+            "spec.transport",
+            outgoing::NOT_YET_RUNNABLE,
+            format!("The proxy of this version reaches its MCP server by `streamable-http` only, and refuses to start with `{}`. Say `transport: streamable-http` if the server speaks it.", spec.transport.as_str()),
+        );
+    }
+    workload::volumes(&spec.volumes, findings);
     if spec.transport == Transport::Stdio && spec.replicas.is_some_and(|count| count > 1) {
         findings.warning(
             "spec.replicas",
@@ -227,18 +235,24 @@ fn volumes(spec: &Server) -> Vec<String> {
         .collect()
 }
 
+/// True for labels that the operator sets on the backend's pods.
+pub(super) fn is_backend_label(key: &str) -> bool {
+    key == "app" || BACKEND_LABELS.contains(&key)
+}
+
+const BACKEND_LABELS: [&str; 5] =
+    ["toolhive", "toolhive-name", "toolhive-basename", "toolhive-transport", "toolhive-port"];
+
 /// Labels by which the backend's objects are found.
 pub(super) fn container_labels(name: &str, spec: &Server) -> BTreeMap<String, String> {
-    [
-        ("toolhive", "true".to_owned()),
-        ("toolhive-name", name.to_owned()),
-        ("toolhive-basename", name.to_owned()),
-        ("toolhive-transport", spec.transport.as_str().to_owned()),
-        ("toolhive-port", spec.port.to_string()),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
+    let values = [
+        "true".to_owned(),
+        name.to_owned(),
+        name.to_owned(),
+        spec.transport.as_str().to_owned(),
+        spec.port.to_string(),
+    ];
+    BACKEND_LABELS.into_iter().map(str::to_owned).zip(values).collect()
 }
 
 fn permission_profile(spec: &Server, findings: &mut Findings<'_>) -> (String, Value) {

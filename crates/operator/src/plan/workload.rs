@@ -1,7 +1,8 @@
 //! What MCPServer and MCPRemoteProxy have in common.
 
 use skep_api::crd::parse::INVALID_FIELD;
-use skep_api::crd::pod::{RateLimiting, ResourceOverrides, Resources};
+use skep_api::crd::pod::{EnvVar, RateLimiting, ResourceOverrides, Resources};
+use skep_api::crd::server::Volume;
 use skep_api::crd::{Kind, Object};
 use skep_api::names;
 use skep_api::runconfig::{AuditConfig, AuthMode, RunConfig, SkepExtension};
@@ -10,6 +11,7 @@ use super::authz::Authorization;
 use super::findings::Findings;
 use super::oidc::Authentication;
 use super::outgoing::{NOT_SUPPORTED, NOT_YET_RUNNABLE};
+use super::template::{our_path, own_annotation, own_label, plain};
 use super::tools::Tools;
 use super::{Missing, World, middleware};
 
@@ -104,12 +106,8 @@ pub(super) fn surroundings(
         ("proxyService.labels", &service.labels),
         ("proxyDeployment.podTemplateMetadataOverrides.labels", &pods.labels),
     ] {
-        for key in labels.iter().flatten().map(|(key, _)| key).filter(|key| names::is_reserved_label(key)) {
-            findings.error(
-                format!("{at}.{part}.{key}"),
-                "ReservedLabel",
-                format!("The label `{key}` belongs to the operator. Choose another."),
-            );
+        for key in labels.iter().flatten().map(|(key, _)| key) {
+            own_label(&format!("{at}.{part}.{key}"), key, names::is_workload_label(key), findings);
         }
     }
     for key in service.annotations.iter().flatten().map(|(key, _)| key) {
@@ -127,26 +125,55 @@ pub(super) fn surroundings(
     for key in pods.annotations.iter().flatten().map(|(key, _)| key) {
         let path = format!("{at}.proxyDeployment.podTemplateMetadataOverrides.annotations.{key}");
         pod_annotation(&path, key, findings);
+        own_annotation(&path, key, findings);
     }
-    for (index, variable) in deployment.env.iter().flatten().enumerate() {
-        let path = format!("{at}.proxyDeployment.env[{index}].name");
-        if !is_variable(&variable.name) {
+    variables(deployment.env.as_deref().unwrap_or_default(), findings);
+}
+
+/// Judges the proxy's environment.
+fn variables(env: &[EnvVar], findings: &mut Findings<'_>) {
+    for (index, variable) in env.iter().enumerate() {
+        let path = format!("spec.resourceOverrides.proxyDeployment.env[{index}].name");
+        let name = variable.name.as_str();
+        if !is_variable(name) {
+            let message = format!("`{}` is not the name of an environment variable.", name.escape_debug());
+            findings.error(&path, INVALID_FIELD, message);
+        } else if names::is_reserved_variable(name) {
             findings.error(
                 &path,
-                INVALID_FIELD,
-                format!("`{}` is not the name of an environment variable.", variable.name.escape_debug()),
+                "ReservedVariable",
+                format!("The proxy takes `{name}` for the operator's word. Remove it; a secret is given by a reference to a Secret."),
             );
-        } else if deployment.env.iter().flatten().take(index).any(|other| other.name == variable.name) {
-            findings.error(&path, "DuplicateEntry", format!("`{}` is set already; keep one.", variable.name));
-        } else if variable.name.starts_with("TOOLHIVE_SECRET_")
-            || variable.name.ends_with("_CLIENT_SECRET")
-            || variable.name == "THV_SESSION_REDIS_PASSWORD"
-        {
+        } else if env.iter().take(index).any(|other| other.name == name) {
+            findings.error(&path, "DuplicateEntry", format!("`{name}` is set already; keep one."));
+        } else if name.ends_with("_CLIENT_SECRET") {
             findings.warning(
                 &path,
                 "SecretInManifest",
                 "This looks like a secret, and everybody who can read the object can read it.",
             );
+        }
+    }
+}
+
+/// Judges the volumes of an MCPServer beside those that the operator has in the proxy's pod.
+pub(super) fn volumes(volumes: &[Volume], findings: &mut Findings<'_>) {
+    for (index, volume) in volumes.iter().enumerate() {
+        let at = format!("spec.volumes[{index}]");
+        let earlier = || volumes.iter().take(index);
+        if names::is_reserved_volume(&volume.name) {
+            let message = format!("The volume `{}` is the operator's. Choose another name.", volume.name);
+            findings.error(format!("{at}.name"), INVALID_FIELD, message);
+        } else if earlier().any(|other| other.name == volume.name) {
+            let message = format!("Another volume has the name `{}` already.", volume.name.escape_debug());
+            findings.error(format!("{at}.name"), "DuplicateEntry", message);
+        }
+        let path = format!("{at}.mountPath");
+        if let Some(ours) = our_path(&volume.mount_path) {
+            let message = format!("This lies over `{ours}`, which is the operator's.");
+            findings.error(path, INVALID_FIELD, message);
+        } else if earlier().any(|other| plain(&other.mount_path) == plain(&volume.mount_path)) {
+            findings.error(path, "DuplicateEntry", "Another volume is mounted there already.");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The planner over whole manifests.
 
 #[cfg(test)]
+mod authentication;
+#[cfg(test)]
 mod credentials;
 #[cfg(test)]
 mod manifests;
@@ -14,3 +16,5 @@ mod results;
 mod run_config;
 #[cfg(test)]
 mod schema_rules;
+#[cfg(test)]
+mod templates;

@@ -8,6 +8,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use skep_api::names::{is_reserved_variable, is_reserved_volume};
 use skep_api::yaml::to_yaml_documents;
 
 use skep_operator::plan::{Missing, plan_object};
@@ -180,4 +181,91 @@ fn a_network_policy_never_opens_node_local_addresses() {
             );
         }
     }
+}
+
+/// Policy of a proxy whose manifest says this in its spec.
+fn policy(spec: &str) -> (Value, String) {
+    let text = format!(
+        "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p}}\nspec: {{networkPolicy: {{enabled: true}}, {spec}}}\n"
+    );
+    let planned = plan(&text).pop().unwrap().1;
+    let said = planned.problems.iter().find(|problem| problem.reason == "NetworkPolicyApproximate");
+    let said = said.map(|problem| problem.message.clone()).unwrap_or_default();
+    let objects = planned.plan.unwrap_or_else(|| panic!("{:?}", planned.problems)).objects;
+    (of_kind(&objects, "NetworkPolicy")["spec"].clone(), said)
+}
+
+#[test]
+fn a_network_policy_lets_clients_and_whoever_asks_for_the_status_in() {
+    let (policy, _) = policy("remoteUrl: 'https://a.example.com', authMode: anonymous");
+    let ports: Vec<&Value> =
+        policy["ingress"][0]["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect();
+    assert_eq!(ports, [8080, 9464]);
+}
+
+#[test]
+fn a_name_of_the_cluster_reaches_its_pods_whatever_port_they_listen_on() {
+    let pods = json!({"to": [{"namespaceSelector": {}}]});
+    for (spec, expected) in [
+        ("remoteUrl: 'https://a.example.com', authMode: anonymous", false),
+        (
+            "remoteUrl: 'http://mcp.tools.svc.cluster.local:80', allowPrivateEndpoint: true, authMode: anonymous",
+            true,
+        ),
+        (
+            "remoteUrl: 'https://a.example.com', clientToken: strip, oidcConfig: {type: inline, inline: {issuer: 'https://login.idp.svc', audience: a}}",
+            true,
+        ),
+    ] {
+        let (policy, said) = policy(spec);
+        assert_eq!(policy["egress"].as_array().unwrap().contains(&pods), expected, "{spec}");
+        assert_eq!(said.contains("all pods"), expected, "{said}");
+    }
+}
+
+#[test]
+fn the_api_server_is_reached_on_the_port_behind_its_service_too() {
+    let ports = |spec: &str| {
+        let (policy, _) = policy(spec);
+        let rules = policy["egress"].as_array().unwrap().clone();
+        rules.iter().any(|rule| rule["ports"].to_string().contains("6443"))
+    };
+    assert!(ports("remoteUrl: 'https://a.example.com', oidcConfig: {type: kubernetes}"));
+    assert!(!ports("remoteUrl: 'https://a.example.com', authMode: anonymous"));
+}
+
+/// What is rendered is known by its name, so that no manifest can take its place.
+#[test]
+fn every_volume_and_variable_of_the_operator_is_reserved() {
+    let mut seen = 0;
+    for file in files("good") {
+        for (object, planned) in plan(&std::fs::read_to_string(&file).unwrap()) {
+            let objects = planned.plan.unwrap().objects;
+            let Some(deployment) = objects.iter().find(|object| object["kind"] == "Deployment") else {
+                continue;
+            };
+            let pod = &deployment["spec"]["template"]["spec"];
+            let said = format!("{:?}", object.spec);
+            for volume in pod["volumes"].as_array().unwrap() {
+                let name = volume["name"].as_str().unwrap();
+                let theirs = ["svid", "sidecar"].contains(&name) && said.contains(name);
+                assert!(theirs || is_reserved_volume(name), "{}: {name}", file.display());
+                seen += 1;
+            }
+            let variables = pod["containers"][0]["env"].as_array().unwrap();
+            for variable in variables.iter().filter(|variable| variable.get("valueFrom").is_some()) {
+                let name = variable["name"].as_str().unwrap();
+                assert!(is_reserved_variable(name), "{}: {name}", file.display());
+            }
+        }
+    }
+    assert!(seen > 50, "{seen}");
+}
+
+/// A pod that is killed before it has drained cuts off whoever it still serves.
+#[test]
+fn a_pod_lives_as_long_as_its_proxy_drains() {
+    let objects = good("remote-pod").plan.unwrap().objects;
+    let grace = &of_kind(&objects, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
+    assert!(grace.as_u64().unwrap() > 5 + 30, "{grace}");
 }

@@ -52,6 +52,7 @@ pub(super) fn remote_proxy(
         checksum: &checksum,
         template: spec.pod_template.as_ref(),
     };
+    pod.check_template(findings);
     let mut made = Vec::new();
     if spec.service_account.is_none() {
         made.extend(rbac::reader(&owner, &account, &labels, &pod.pull_secrets(), workload, authorization));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
+use skep_api::address::is_api_server;
 use skep_api::crd::remote_proxy::RemoteProxy;
 use skep_api::crd::server::{PermissionSource, Server};
 use url::{Host, Url};
@@ -20,6 +21,11 @@ const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 const NEVER_V4: [&str; 2] = ["127.0.0.0/8", "169.254.0.0/16"];
 const NEVER_V6: [&str; 1] = ["fe80::/10"];
 
+/// Port of the proxy's diagnostics listener, unless the config says another.
+const DIAGNOSTICS_PORT: u16 = 9464;
+/// Port on which API servers commonly listen behind their Service.
+const API_SERVER_PORT: u16 = 6443;
+
 /// Where connections may go.
 #[derive(Default)]
 struct Egress {
@@ -29,6 +35,8 @@ struct Egress {
     anywhere: BTreeSet<u16>,
     /// Ports to one network.
     networks: BTreeMap<String, BTreeSet<u16>>,
+    /// Names of this cluster are among them.
+    cluster: bool,
     /// Names that became addresses.
     names: BTreeSet<String>,
 }
@@ -40,18 +48,24 @@ impl Egress {
         match url.host() {
             Some(Host::Ipv4(address)) => self.network(IpAddr::V4(address), port),
             Some(Host::Ipv6(address)) => self.network(IpAddr::V6(address), port),
-            Some(Host::Domain(name)) => self.name(name, port, private || is_cluster_name(name)),
+            Some(Host::Domain(name)) => self.name(name, port, private),
             None => {}
         }
     }
 
     fn name(&mut self, name: &str, port: u16, private: bool) {
         self.names.insert(name.to_owned());
-        if private {
-            self.anywhere.insert(port)
+        let cluster = is_cluster_name(name);
+        self.cluster |= cluster;
+        if cluster || private {
+            self.anywhere.insert(port);
         } else {
-            self.public.insert(port)
-        };
+            self.public.insert(port);
+        }
+        // Behind its Service the API server is no pod, and has a port of its own.
+        if is_api_server(name) {
+            self.anywhere.insert(API_SERVER_PORT);
+        }
     }
 
     fn network(&mut self, address: IpAddr, port: u16) {
@@ -76,6 +90,11 @@ impl Egress {
                 }));
             }
         }
+        // A policy may be judged after the Service's address and port have become a pod's, and nothing here
+        // says what those are.
+        if self.cluster {
+            rules.push(json!({"to": [{"namespaceSelector": {}}]}));
+        }
         for (network, ports) in &self.networks {
             rules.push(json!({"to": [{"ipBlock": {"cidr": network}}], "ports": tcp(ports)}));
         }
@@ -83,7 +102,7 @@ impl Egress {
     }
 }
 
-/// The NetworkPolicy of a remote proxy: in on its port, out to DNS, the remote server, the identity
+/// The NetworkPolicy of a remote proxy: in on its port and that of its diagnostics, out to DNS, the remote server, the identity
 /// provider, the session store and what the manifest adds.
 pub(super) fn policy(
     owner: &Owner<'_>,
@@ -135,7 +154,7 @@ pub(super) fn policy(
                 for port in ports {
                     match host.parse::<IpAddr>() {
                         Ok(address) => egress.network(address, port),
-                        Err(_) => egress.name(host, port, is_cluster_name(host)),
+                        Err(_) => egress.name(host, port, false),
                     }
                 }
             }
@@ -162,11 +181,19 @@ pub(super) fn policy(
             "spec.networkPolicy",
             "NetworkPolicyApproximate",
             format!(
-                "Kubernetes' NetworkPolicy knows no host names, so {} became all addresses on the same port.",
-                names.join(", ")
+                "Kubernetes' NetworkPolicy knows no host names, so {} became all addresses on the same port{}.",
+                names.join(", "),
+                if egress.cluster { ", and for names of this cluster all pods on any port" } else { "" },
             ),
         );
     }
+    // The operator asks there for the status, and Prometheus for metrics.
+    let diagnostics = config
+        .telemetry_config
+        .as_ref()
+        .map(|telemetry| telemetry.prometheus_port)
+        .filter(|port| *port != 0)
+        .unwrap_or(DIAGNOSTICS_PORT);
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -174,7 +201,7 @@ pub(super) fn policy(
         "spec": {
             "podSelector": {"matchLabels": labels},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"ports": tcp(&BTreeSet::from([config.port]))}],
+            "ingress": [{"ports": tcp(&BTreeSet::from([config.port, diagnostics]))}],
             "egress": egress.rules(),
         },
     })

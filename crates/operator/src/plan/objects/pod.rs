@@ -9,10 +9,15 @@ use skep_api::crd::server::Volume;
 use skep_api::names;
 
 use super::super::authz::{Authorization, FILE_NAME as AUTHZ_FILE};
-use super::super::template::strategic_merge;
+use super::super::findings::Findings;
+use super::super::template::{strategic_merge, survives};
 use super::super::{FileSource, KeySource, Settings, Workload};
 use super::config_map::hex;
 use super::metadata::{Owner, merged};
+
+/// Seconds from the end of a pod's being asked for to its being killed. The proxy goes on for 5 s until no
+/// new request is sent to it, and then gives those it has 30 s; the rest is for its records.
+const GRACE_PERIOD: u32 = 40;
 
 /// Everything that the proxy's Deployment is made from.
 pub(super) struct ProxyPod<'a> {
@@ -69,13 +74,25 @@ impl ProxyPod<'_> {
         })
     }
 
+    /// The operator's own pod template, and the manifest's over it. What is the operator's in labels and
+    /// annotations stays.
     fn pod_template(&self) -> Value {
-        let overrides = self
-            .overrides
-            .proxy_deployment
-            .as_ref()
-            .and_then(|part| part.pod_template_metadata_overrides.as_ref());
-        let labels = merged(self.labels, overrides.and_then(|part| part.labels.as_ref()));
+        let mut template = self.own_template();
+        let Some(patch) = self.template else { return template };
+        strategic_merge(&mut template, patch);
+        let own = json!({"metadata": {"labels": self.labels, "annotations": self.own_annotations()}});
+        strategic_merge(&mut template, &own);
+        template
+    }
+
+    /// Judges what the manifest's template makes of the operator's.
+    pub(super) fn check_template(&self, findings: &mut Findings<'_>) {
+        if self.template.is_some() {
+            survives(&self.own_template(), &self.pod_template(), findings);
+        }
+    }
+
+    fn own_annotations(&self) -> BTreeMap<String, String> {
         let mut own = BTreeMap::from([(names::RUNCONFIG_CHECKSUM.to_owned(), self.checksum.to_owned())]);
         if let Some(generation) = self.generation {
             own.insert(names::GENERATION.to_owned(), generation.to_string());
@@ -83,10 +100,21 @@ impl ProxyPod<'_> {
         if let Some(template) = self.template {
             own.insert(names::POD_TEMPLATE_HASH.to_owned(), hex(&Sha256::digest(template.to_string())));
         }
-        let annotations = merged(&own, overrides.and_then(|part| part.annotations.as_ref()));
+        own
+    }
+
+    fn own_template(&self) -> Value {
+        let overrides = self
+            .overrides
+            .proxy_deployment
+            .as_ref()
+            .and_then(|part| part.pod_template_metadata_overrides.as_ref());
+        let labels = merged(self.labels, overrides.and_then(|part| part.labels.as_ref()));
+        let annotations =
+            merged(&self.own_annotations(), overrides.and_then(|part| part.annotations.as_ref()));
         let mut spec = Map::new();
         spec.insert("serviceAccountName".to_owned(), self.account.into());
-        spec.insert("terminationGracePeriodSeconds".to_owned(), 30.into());
+        spec.insert("terminationGracePeriodSeconds".to_owned(), GRACE_PERIOD.into());
         let pull = self.pull_secrets();
         if !pull.is_empty() {
             spec.insert("imagePullSecrets".to_owned(), pull.into());
@@ -104,11 +132,7 @@ impl ProxyPod<'_> {
         let (volumes, mounts) = self.mounts();
         spec.insert("containers".to_owned(), json!([self.container(mounts)]));
         spec.insert("volumes".to_owned(), volumes.into());
-        let mut template = json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec});
-        if let Some(patch) = self.template {
-            strategic_merge(&mut template, patch);
-        }
-        template
+        json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": spec})
     }
 
     fn container(&self, mounts: Vec<Value>) -> Value {
@@ -195,12 +219,12 @@ impl ProxyPod<'_> {
     /// Volumes and mounts. Always whole directories: a subPath would never follow a change.
     fn mounts(&self) -> (Vec<Value>, Vec<Value>) {
         let mut volumes = vec![
-            json!({"name": "runconfig", "configMap": {"name": names::runconfig(self.owner.name)}}),
-            json!({"name": "tmp", "emptyDir": {}}),
+            json!({"name": names::RUNCONFIG_VOLUME, "configMap": {"name": names::runconfig(self.owner.name)}}),
+            json!({"name": names::TMP_VOLUME, "emptyDir": {}}),
         ];
         let mut mounts = vec![
-            json!({"name": "runconfig", "mountPath": names::RUNCONFIG_DIR, "readOnly": true}),
-            json!({"name": "tmp", "mountPath": "/tmp"}),
+            json!({"name": names::RUNCONFIG_VOLUME, "mountPath": names::RUNCONFIG_DIR, "readOnly": true}),
+            json!({"name": names::TMP_VOLUME, "mountPath": "/tmp"}),
         ];
         for volume in self.volumes {
             volumes.push(json!({"name": volume.name, "hostPath": {"path": volume.host_path}}));
@@ -214,10 +238,11 @@ impl ProxyPod<'_> {
             self.authorization.and_then(|authorization| authorization.config_map.as_ref())
         {
             volumes.push(json!({
-                "name": "authz-config",
+                "name": names::AUTHZ_VOLUME,
                 "configMap": {"name": name, "items": [{"key": key, "path": AUTHZ_FILE}]},
             }));
-            mounts.push(json!({"name": "authz-config", "mountPath": names::AUTHZ_DIR, "readOnly": true}));
+            mounts
+                .push(json!({"name": names::AUTHZ_VOLUME, "mountPath": names::AUTHZ_DIR, "readOnly": true}));
         }
         for (volume, directory, source) in mounted_files(&self.workload.files) {
             let mut described = json!({"name": volume});
@@ -245,7 +270,7 @@ fn mounted_files(files: &[FileSource]) -> Vec<(String, String, Map<String, Value
     for file in files {
         let (volume, directory, kind, source) = match &file.source {
             KeySource::ConfigMap { name, .. } => (
-                volume_name("oidc-ca-bundle", name),
+                volume_name(names::CA_VOLUME, name),
                 format!("{}/{name}", names::CA_DIR),
                 "configMap",
                 json!({"name": name}),
@@ -260,12 +285,12 @@ fn mounted_files(files: &[FileSource]) -> Vec<(String, String, Map<String, Value
                 let directory = format!("{}/{name}", names::SECRETS_DIR);
                 // 0440: for the proxy's own user and group.
                 let source = json!({"secretName": name, "defaultMode": 288, "items": items});
-                (volume_name("secret", name), directory, "secret", source)
+                (volume_name(names::SECRET_VOLUME, name), directory, "secret", source)
             }
             KeySource::ServiceAccountToken { audience, expiration_seconds } => {
                 let token = json!({"audience": audience, "expirationSeconds": expiration_seconds, "path": names::ACTOR_TOKEN_FILE});
                 let source = json!({"sources": [{"serviceAccountToken": token}]});
-                ("actor-token".to_owned(), names::ACTOR_TOKEN_DIR.to_owned(), "projected", source)
+                (names::ACTOR_TOKEN_VOLUME.to_owned(), names::ACTOR_TOKEN_DIR.to_owned(), "projected", source)
             }
         };
         if seen.insert(volume.clone()) {

@@ -8,8 +8,8 @@ use skep_auth::aws::{AwsConfigError, RoleArn, RoleRules};
 use url::Url;
 
 use super::super::FileSource;
-use super::super::ca_bundle;
 use super::super::findings::Findings;
+use super::super::{ca_bundle, remote_url};
 use super::NOT_SUPPORTED;
 
 const AT: &str = "spec.awsSts";
@@ -71,7 +71,11 @@ pub(super) fn check(aws: &AwsSts, findings: &mut Findings<'_>) {
                 && url.query().is_none()
                 && url.fragment().is_none()
         });
-        if !sound {
+        let refused =
+            Url::parse(text).ok().and_then(|url| remote_url::never_called(&url, findings.world.is_local()));
+        if let Some(why) = refused {
+            findings.error(format!("{AT}.stsEndpoint"), INVALID_FIELD, why);
+        } else if !sound {
             findings.error(
                 format!("{AT}.stsEndpoint"),
                 INVALID_FIELD,

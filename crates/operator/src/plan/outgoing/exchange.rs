@@ -7,7 +7,7 @@ use skep_api::runconfig::{GrantType, TokenExchangeConfig, TokenExchangeExtension
 use url::Url;
 
 use super::super::findings::Findings;
-use super::super::{EnvSource, FileSource, KeySource, ca_bundle, duration};
+use super::super::{EnvSource, FileSource, KeySource, ca_bundle, duration, remote_url};
 use super::headers::check_name;
 use super::{NOT_SUPPORTED, Outgoing};
 
@@ -56,7 +56,9 @@ fn endpoint(exchange: &TokenExchange, findings: &mut Findings<'_>) -> Option<Url
             "The token endpoint has no user name, no password and no fragment (RFC 6749 §3.2).",
         );
     }
-    if url.scheme() == "http" && !findings.world.is_local() {
+    if let Some(why) = remote_url::never_called(&url, findings.world.is_local()) {
+        findings.error(path, INVALID_FIELD, why);
+    } else if url.scheme() == "http" && !findings.world.is_local() {
         findings.warning(path, "InsecureTokenURL", "The token endpoint is plain http: tokens and the client secret can be read on the way. Use https.");
     }
     Some(url)

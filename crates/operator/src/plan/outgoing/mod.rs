@@ -107,6 +107,7 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
     match &**config {
         ExternalAuth::Unauthenticated => {}
         ExternalAuth::HeaderInjection(injection) => {
+            a_caller(path, false, "", user.callers, findings);
             let secret = &injection.value_secret_ref;
             findings.secret(path, "HeaderSecretNotFound", &secret.name, &secret.key);
             let identifier = header_secret(&injection.header_name, user.name);
@@ -118,6 +119,7 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
             outgoing.headers.add_headers_from_secret.insert(injection.header_name.clone(), identifier);
         }
         ExternalAuth::BearerToken(bearer) => {
+            a_caller(path, false, "", user.callers, findings);
             let secret = &bearer.token_secret_ref;
             findings.secret(path, "ExternalAuthSecretNotFound", &secret.name, &secret.key);
             outgoing.env.push(EnvSource {

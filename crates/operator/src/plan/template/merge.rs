@@ -1,145 +1,47 @@
-//! `podTemplateSpec`: whether it is one, what it may not say, and how it is merged.
+//! The merge of a patch onto a pod template.
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
-use skep_api::names::{ACTOR_TOKEN_DIR, PROXY_CONTAINER, RUNCONFIG_DIR};
 
-use super::findings::Findings;
-use super::workload::{pod_annotation, privileged};
-
-const INVALID: &str = "InvalidPodTemplateSpec";
-const AT: &str = "spec.podTemplateSpec";
-/// Directories of the proxy's container that hold what it is told to do.
-const OUR_PATHS: [&str; 6] =
-    [RUNCONFIG_DIR, "/etc/toolhive", "/config/certs", "/etc/skep", ACTOR_TOKEN_DIR, "/tmp"];
-
-/// Directories that a template mounts into the proxy's container.
-pub(super) fn mounted(template: Option<&Value>) -> Vec<String> {
-    let Some(spec) = template.and_then(|template| template.get("spec")) else { return Vec::new() };
-    items(spec, "containers")
-        .iter()
-        .filter(|(_, container)| container.get("name").and_then(Value::as_str) == Some(PROXY_CONTAINER))
-        .flat_map(|(_, container)| items(container, "volumeMounts"))
-        .filter_map(|(_, mount)| mount.get("mountPath").and_then(Value::as_str).map(ToOwned::to_owned))
-        .collect()
-}
-
-/// Judges a pod template. `proxy` is true when it changes the proxy's own pod.
-pub(super) fn check(template: Option<&Value>, proxy: bool, findings: &mut Findings<'_>) {
-    let Some(template) = template else { return };
-    let errors = findings.errors();
-    let plain = without_directives(template);
-    let mut unknown = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let parsed: Result<PodTemplateSpec, _> =
-        serde_ignored::deserialize(serde_path_to_error::Deserializer::new(&plain, &mut track), |path| {
-            unknown.push(path.to_string())
-        });
-    if let Err(error) = parsed {
-        findings.error(format!("{AT}.{}", track.path()), INVALID, format!("{error}."));
-    }
-    for path in unknown {
-        findings.error(
-            format!("{AT}.{}", path.replace(".?", "")),
-            INVALID,
-            "There is no such field in a pod template.",
-        );
-    }
-    let spec = plain.get("spec").cloned().unwrap_or_default();
-    for field in ["hostNetwork", "hostPID", "hostIPC"] {
-        if spec.get(field) == Some(&Value::Bool(true)) {
-            privileged(&format!("{AT}.spec.{field}"), "shares the node's namespaces", findings);
-        }
-    }
-    for (index, volume) in items(&spec, "volumes") {
-        if volume.get("hostPath").is_some() {
-            privileged(
-                &format!("{AT}.spec.volumes[{index}].hostPath"),
-                "mounts a directory of the node",
-                findings,
-            );
-        }
-    }
-    if spec.get("serviceAccountName").is_some() || spec.get("serviceAccount").is_some() {
-        privileged(&format!("{AT}.spec.serviceAccountName"), "takes another ServiceAccount", findings);
-    }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for (index, container) in items(&spec, list) {
-            let at = format!("{AT}.spec.{list}[{index}]");
-            if container.pointer("/securityContext/privileged") == Some(&Value::Bool(true)) {
-                privileged(
-                    &format!("{at}.securityContext.privileged"),
-                    "runs a privileged container",
-                    findings,
-                );
-            }
-            if proxy
-                && list == "containers"
-                && container.get("name").and_then(Value::as_str) == Some(PROXY_CONTAINER)
-            {
-                proxy_container(&at, &container, findings);
-            }
-        }
-    }
-    for key in
-        plain.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flat_map(Map::keys)
-    {
-        pod_annotation(&format!("{AT}.metadata.annotations.{key}"), key, findings);
-    }
-    for key in plain.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flat_map(Map::keys) {
-        if skep_api::names::is_reserved_label(key) {
-            findings.error(
-                format!("{AT}.metadata.labels.{key}"),
-                "ReservedLabel",
-                format!("The label `{key}` belongs to the operator. Choose another."),
-            );
-        }
-    }
-    if findings.errors() > errors {
-        findings.fails("PodTemplateValid", INVALID, "The pod template is not valid.");
-    } else {
-        findings.holds("PodTemplateValid", "ValidPodTemplateSpec", "The pod template is valid.");
-    }
-}
-
-fn proxy_container(at: &str, container: &Value, findings: &mut Findings<'_>) {
-    for field in ["image", "command", "args", "env", "envFrom", "$patch"] {
-        if container.get(field).is_some() {
-            findings.error(format!("{at}.{field}"), INVALID, format!("`{field}` of the container `{PROXY_CONTAINER}` is the operator's. The proxy's environment is set in `resourceOverrides.proxyDeployment.env`."));
-        }
-    }
-    for (index, mount) in items(container, "volumeMounts") {
-        let path = mount.get("mountPath").and_then(Value::as_str).unwrap_or_default().trim_end_matches('/');
-        let covers = |ours: &str| {
-            path == ours || ours.starts_with(&format!("{path}/")) || path.starts_with(&format!("{ours}/"))
-        };
-        if let Some(ours) = OUR_PATHS.iter().find(|ours| covers(ours)) {
-            findings.error(
-                format!("{at}.volumeMounts[{index}].mountPath"),
-                INVALID,
-                format!("This lies over `{ours}`, which is the operator's."),
-            );
-        }
-    }
-}
-
-fn items(value: &Value, list: &str) -> Vec<(usize, Value)> {
-    value.get(list).and_then(Value::as_array).into_iter().flatten().cloned().enumerate().collect()
-}
-
-/// Merge directives (`$patch` and the like) and nulls are not fields of a pod.
+/// What is left of a value without directives, nulls and entries that are deleted.
 fn without_directives(value: &Value) -> Value {
     match value {
-        Value::Object(map) => Value::Object(
-            map.iter()
-                .filter(|(key, value)| !key.starts_with('$') && !value.is_null())
-                .map(|(key, value)| (key.clone(), without_directives(value)))
-                .collect(),
-        ),
-        Value::Array(items) => Value::Array(
-            items.iter().filter(|item| item.get("$patch").is_none()).map(without_directives).collect(),
-        ),
+        Value::Object(map) => fields(map, without_directives),
+        Value::Array(items) => {
+            Value::Array(items.iter().filter(|item| !is_gone(item)).map(without_directives).collect())
+        }
         other => other.clone(),
+    }
+}
+
+/// The same with every entry of a list in its place, so that paths are those of whoever wrote it. An entry
+/// that is deleted is empty.
+pub(super) fn in_place(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => fields(map, in_place),
+        Value::Array(items) => {
+            let entry = |item: &Value| if is_gone(item) { Value::Object(Map::new()) } else { in_place(item) };
+            Value::Array(items.iter().map(entry).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+fn fields(map: &Map<String, Value>, of: impl Fn(&Value) -> Value) -> Value {
+    let kept = map.iter().filter(|(key, value)| !is_directive(key) && !value.is_null());
+    Value::Object(kept.map(|(key, value)| (key.clone(), of(value))).collect())
+}
+
+/// True for `$patch` and its like.
+pub(super) fn is_directive(key: &str) -> bool {
+    key.starts_with('$')
+}
+
+/// True for an entry of a list that the merge adds nothing for.
+pub(super) fn is_gone(entry: &Value) -> bool {
+    match entry.get("$patch").and_then(Value::as_str) {
+        Some("delete") => true,
+        Some(_) => entry.as_object().is_some_and(|map| map.keys().all(|key| is_directive(key))),
+        None => false,
     }
 }
 
@@ -166,7 +68,7 @@ fn merge_key(list: &str) -> Option<&'static str> {
 /// Merges `patch` onto `base` as `kubectl patch --type=strategic` does for pod templates: maps are
 /// merged, null removes, lists with a merge key are merged entry by entry, others are replaced;
 /// `$patch: replace` and `$patch: delete` are honoured.
-pub(super) fn strategic_merge(base: &mut Value, patch: &Value) {
+pub(in super::super) fn strategic_merge(base: &mut Value, patch: &Value) {
     match patch {
         Value::Object(patch) => {
             if patch.get("$patch").and_then(Value::as_str) == Some("replace") {
@@ -178,7 +80,7 @@ pub(super) fn strategic_merge(base: &mut Value, patch: &Value) {
             }
             let Some(base) = base.as_object_mut() else { return };
             for (key, value) in patch {
-                if key.starts_with('$') {
+                if is_directive(key) {
                     delete_from_list(base, key, value);
                     continue;
                 }
