@@ -242,13 +242,17 @@ impl ClientAuth {
     }
 }
 
-/// What stands in a file. One that is being replaced, or that holds no secret, says nothing.
+/// What stands in a file. One that is being replaced, or that holds no secret, says nothing; a pipe is not
+/// waited for.
 async fn content(path: &Path) -> Option<Secret> {
-    if tokio::fs::metadata(path).await.ok()?.len() > MAX_FILE {
+    let metadata = tokio::fs::metadata(path).await.ok()?;
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
         return None;
     }
     let text = Secret::new(tokio::fs::read_to_string(path).await.ok()?);
-    Some(Secret::new(text.expose().trim_end_matches(['\r', '\n'])))
+    let text = text.expose();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 fn client(

@@ -273,11 +273,9 @@ impl Exchanger {
         };
         let started = self.clock.instant();
         let outcome = match credential.client.post(&self.request.token_url, headers, body).await {
-            Ok(reply) => judge(self.mode(), &reply, self.clock.now()).map_err(|failure| Fault {
-                failure,
-                status: Some(reply.status),
-                cause: String::new(),
-            }),
+            Ok(reply) => judge(self.mode(), &reply, self.clock.now())
+                .and_then(|granted| granted.other_than(subject))
+                .map_err(|failure| Fault { failure, status: Some(reply.status), cause: String::new() }),
             Err(error) => Err(Fault { failure: unanswered(&error), status: None, cause: chain(&error) }),
         };
         let result = match &outcome {

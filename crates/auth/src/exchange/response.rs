@@ -22,6 +22,9 @@ const MAX_DEPTH: usize = 16;
 /// Longest token, in bytes. No server takes a header that is longer.
 const MAX_TOKEN: usize = 64 * 1024;
 
+/// Longest list of scopes, in bytes: it is kept with the token and stands in every audit record.
+const MAX_SCOPE: usize = 8 * 1024;
+
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 
@@ -50,6 +53,21 @@ pub(super) enum Failure {
     Response(&'static str),
     /// Nobody answers, or the endpoint has a fault.
     Unavailable(Duration),
+}
+
+impl Granted {
+    /// The same, unless it is the very token that was to be exchanged: the backend never gets that.
+    ///
+    /// # Errors
+    /// When it is.
+    pub(super) fn other_than(self, subject: &str) -> Result<Self, Failure> {
+        match self.authorization.as_bytes().strip_prefix(b"Bearer ") {
+            Some(token) if token == subject.as_bytes() => {
+                Err(Failure::Response("access_token is the subject's token again"))
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// Judges an answer.
@@ -102,6 +120,9 @@ fn granted(mode: ExchangerMode, body: &[u8]) -> Result<Granted, Failure> {
     }
     let scopes = match fields.get("scope") {
         None | Some(Value::Null) => None,
+        Some(Value::String(text)) if text.len() > MAX_SCOPE => {
+            return Err(Failure::Response("scope is too long"));
+        }
         Some(Value::String(text)) => Some(text.split_ascii_whitespace().map(str::to_owned).collect()),
         Some(_) => return Err(Failure::Response("scope is not a string")),
     };

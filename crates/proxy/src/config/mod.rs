@@ -10,6 +10,7 @@ mod remote_auth;
 mod secrets;
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,9 @@ pub use self::incoming::{AuthSettings, IssuerSettings, TokenSettings};
 pub use self::limits::Limits;
 pub use self::outgoing::OutgoingSettings;
 use self::secrets::Secrets;
+
+/// Longest file that the config may name, in bytes.
+const MAX_FILE: u64 = 8 << 20;
 
 /// Why a RunConfig is refused.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +158,25 @@ pub fn read(path: &Path) -> Result<RunConfig, ConfigError> {
 pub fn parse(bytes: &[u8], place: &str) -> Result<RunConfig, ConfigError> {
     let fault = |message: String| ConfigError::Parse { place: place.to_owned(), message };
     let text = skep_api::json::check(bytes, 64).map_err(|error| fault(error.to_string()))?;
-    serde_json::from_str(text).map_err(|error| fault(error.to_string()))
+    serde_json::from_str(text).map_err(|error| fault(without_values(&error.to_string())))
+}
+
+/// A message about a value of the wrong kind, without the value: it may be a secret in the wrong place.
+fn without_values(message: &str) -> String {
+    for start in ["invalid type: ", "invalid value: "] {
+        let Some((kind, rest)) = message.strip_prefix(start).and_then(|rest| rest.split_once(' ')) else {
+            continue;
+        };
+        let Some((_, expected)) = rest.rsplit_once("expected ") else { continue };
+        return format!("{start}{}, expected {expected}", kind.trim_end_matches(','));
+    }
+    match message.split_once("unknown variant `") {
+        Some((before, rest)) => match rest.rsplit_once("`, expected ") {
+            Some((_, expected)) => format!("{before}unknown variant, expected {expected}"),
+            None => format!("{before}unknown variant"),
+        },
+        None => message.to_owned(),
+    }
 }
 
 /// The first RunConfig of the search path.
@@ -325,10 +347,25 @@ fn bind(run: &RunConfig) -> Result<SocketAddr, ConfigError> {
 /// Reads a file that the config names, so that a missing one is found at the start.
 pub(crate) fn file(key: &'static str, path: &str, files: &mut Vec<PathBuf>) -> Result<Vec<u8>, ConfigError> {
     let path = PathBuf::from(path);
-    let content =
-        std::fs::read(&path).map_err(|source| ConfigError::File { key, path: path.clone(), source })?;
+    let content = content(&path).map_err(|source| ConfigError::File { key, path: path.clone(), source })?;
     files.push(path);
     Ok(content)
+}
+
+/// A pipe or a device has no end, or none before somebody writes, and a reload would wait for it.
+fn content(path: &Path) -> std::io::Result<Vec<u8>> {
+    let refused = |reason: &str| std::io::Error::new(std::io::ErrorKind::InvalidInput, reason);
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(refused("it is no plain file"));
+    }
+    let mut content = Vec::new();
+    // What is there may grow meanwhile.
+    std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut content)?;
+    if u64::try_from(content.len()).is_ok_and(|length| length <= MAX_FILE) {
+        Ok(content)
+    } else {
+        Err(refused("it is larger than 8 MiB"))
+    }
 }
 
 #[cfg(test)]

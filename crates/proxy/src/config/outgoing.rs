@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use skep_api::address::Reach;
-use skep_api::headers::is_restricted;
+use skep_api::headers::{is_restricted, may_carry_token};
 use skep_api::runconfig::{
     AwsStsConfig, ClientAuthMethod, GrantType, RunConfig, TokenExchangeConfig, TokenExchangeExtension,
 };
@@ -116,7 +116,7 @@ fn token_header(exchange: &TokenExchangeConfig) -> Result<HeaderName, ConfigErro
         "custom" => {
             let header = HeaderName::from_bytes(name.as_bytes())
                 .map_err(|_| invalid(KEY, &format!("{name:?} is not a header name")))?;
-            if is_restricted(header.as_str()) || header.as_str().starts_with("mcp-") {
+            if !may_carry_token(header.as_str()) {
                 return Err(invalid(KEY, &format!("header {name:?} is restricted and cannot carry a token")));
             }
             Ok(header)

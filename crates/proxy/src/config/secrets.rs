@@ -60,7 +60,8 @@ impl Secrets<'_> {
         self.run.skep.secret_files.get(variable).map(PathBuf::from)
     }
 
-    /// The content of a file that holds one secret; a line end after it does not count.
+    /// The content of a file that holds one secret; a line end after it does not count, nor does the mark that
+    /// some editors put before it (U+FEFF).
     ///
     /// # Errors
     /// When it can't be read or is no text.
@@ -76,6 +77,7 @@ impl Secrets<'_> {
         let content = file(key, path, self.files)?;
         let text = String::from_utf8(content)
             .map_err(|_| ConfigError::Invalid { key, reason: format!("{path} is not text") })?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
     }
 }

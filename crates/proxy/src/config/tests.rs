@@ -395,3 +395,25 @@ fn the_pods_own_token_goes_to_the_api_server_alone() {
     };
     assert!(tokens.issuers[0].egress.deny.contains(&api_server));
 }
+
+#[test]
+fn a_value_of_the_wrong_kind_is_named_by_its_place_and_not_repeated() {
+    for (text, expected) in [
+        (
+            r#"{"schema_version": "v0.1.0", "token_exchange_config": {"client_secret": 918273645}}"#,
+            "invalid type: integer, expected a string",
+        ),
+        (
+            r#"{"schema_version": "v0.1.0", "token_exchange_config": "hunter2, expected hunter2"}"#,
+            "invalid type: string, expected struct TokenExchangeConfig",
+        ),
+        (
+            r#"{"skep": {"auth_mode": "hunter2"}}"#,
+            "unknown variant, expected `token` or `anonymous`",
+        ),
+    ] {
+        let error = parse(text.as_bytes(), "test").unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("918273645"), "{error}");
+    }
+}

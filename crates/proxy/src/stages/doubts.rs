@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 /// How long no further credential is made.
 const HOLD: Duration = Duration::from_secs(10);
-/// Callers that are remembered.
-const CALLERS: usize = 1024;
+/// Callers that are remembered: no fewer than tokens are kept, for whoever is left out is asked for.
+const CALLERS: usize = 16_384;
 
 /// Digest of the caller's token.
 type Who = [u8; 32];
@@ -54,11 +54,14 @@ mod tests {
         assert!(doubts.about(&[1; 32], start + Duration::from_secs(9)));
         assert!(!doubts.about(&[2; 32], start));
         assert!(!doubts.about(&[1; 32], start + HOLD));
-        for number in 0..5000_u64 {
+        for number in 0..20_000_u64 {
             let mut who = [0; 32];
             who[..8].copy_from_slice(&number.to_le_bytes());
             doubts.note(who, start);
         }
         assert!(doubts.callers.lock().unwrap().len() <= CALLERS);
+        let mut known = [0; 32];
+        known[..8].copy_from_slice(&10_000_u64.to_le_bytes());
+        assert!(doubts.about(&known, start), "all callers of a large server are remembered");
     }
 }

@@ -77,7 +77,8 @@ impl Forward {
             _ => None,
         };
         let direct = self.upstream.forwards_token();
-        let who = request.caller().identity().map(|identity| identity.token_digest).unwrap_or_default();
+        let known = request.caller().identity().filter(|_| !credential.is_shared());
+        let who = known.map(|identity| identity.token_digest).unwrap_or_default();
         let (method, headers, query, body) = request.into_parts();
         let standing = method == Method::GET;
         let sent = headers::to_backend(headers, direct, from.source, from.request_id);

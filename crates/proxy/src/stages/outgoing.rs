@@ -173,6 +173,21 @@ impl Credential {
         }
     }
 
+    /// Header that carries it, when one was made.
+    pub fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Fixed => None,
+            Self::Token { header, .. } => Some(header),
+            Self::Aws { .. } => Some(&AUTHORIZATION),
+        }
+    }
+
+    /// True when every caller's requests carry the same one, so that what the MCP server says of it is
+    /// said to all of them.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Token { exchanger, .. } if exchanger.mode() == ExchangerMode::Service)
+    }
+
     /// True when one was made for the request.
     pub fn is_sent(&self) -> bool {
         !matches!(self, Self::Fixed)

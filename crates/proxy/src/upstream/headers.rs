@@ -35,6 +35,7 @@ pub fn to_backend(mut headers: HeaderMap, forward_token: bool, source: &str, req
         headers.remove(name);
     }
     remove_by_prefix(&mut headers, FORWARDED);
+    remove_misspelt(&mut headers, is_hop);
     headers.remove(HOST);
     headers.remove(COOKIE);
     headers.remove(CONTENT_LENGTH);
@@ -69,6 +70,41 @@ pub fn to_client(headers: &mut HeaderMap, direct: bool) {
         headers.remove(WWW_AUTHENTICATE);
     }
     remove_by_prefix(headers, "access-control-");
+}
+
+/// Removes every header whose name, with each `_` read as `-`, is another and one that is `taken`: to a
+/// server that hands headers on as variables both are the same, and a client could speak for the proxy.
+pub fn remove_misspelt(headers: &mut HeaderMap, taken: impl Fn(&str) -> bool) {
+    let named: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().contains('_') && taken(&name.as_str().replace('_', "-")))
+        .cloned()
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// A client's query without its token (RFC 6750 §2.3), which is the proxy's affair as much as one in a header.
+/// `None` when nothing is left.
+pub fn without_token(query: &str) -> Option<String> {
+    let is_token = |pair: &&str| {
+        url::form_urlencoded::parse(pair.as_bytes()).next().is_some_and(|(name, _)| name == "access_token")
+    };
+    if !query.split('&').any(|pair| is_token(&pair)) {
+        return Some(query.to_owned());
+    }
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
+}
+
+/// True for a header that ends at the proxy, or that the proxy alone writes.
+fn is_hop(name: &str) -> bool {
+    HOP_BY_HOP.iter().any(|hop| hop == name)
+        || FROM_CLIENT.contains(&name)
+        || name.starts_with(FORWARDED)
+        || name == CONTENT_LENGTH
+        || name == REQUEST_ID
 }
 
 /// Removes every header whose name begins like this.
@@ -141,6 +177,20 @@ mod tests {
         assert_eq!(sent["x-request-id"], "ours");
         let direct = to_backend(from_client, true, "10.0.0.9", "ours");
         assert_eq!(direct["authorization"], "Bearer x");
+    }
+
+    #[test]
+    fn a_query_loses_its_token_and_nothing_else() {
+        for (query, expected) in [
+            ("", Some("")),
+            ("a=1&&b=%2F+", Some("a=1&&b=%2F+")),
+            ("access_token=t", None),
+            ("a&access_token=t&b", Some("a&b")),
+            ("access%5ftoken=t&access_token&a", Some("a")),
+            ("my_access_token=t", Some("my_access_token=t")),
+        ] {
+            assert_eq!(without_token(query).as_deref(), expected, "{query}");
+        }
     }
 
     #[test]

@@ -90,7 +90,11 @@ impl Upstream {
         credential: &Credential,
     ) -> Result<Response<Incoming>, BackendFault> {
         let mut url = self.target.clone();
-        let query = match (self.target.query(), query) {
+        let theirs = match query {
+            Some(query) if !self.forward_token => headers::without_token(query),
+            query => query.map(str::to_owned),
+        };
+        let query = match (self.target.query(), theirs.as_deref()) {
             (Some(ours), Some(theirs)) => Some(format!("{ours}&{theirs}")),
             (ours, theirs) => ours.or(theirs).map(str::to_owned),
         };
@@ -117,6 +121,11 @@ impl Upstream {
             // They tell AWS what to do, and the signature would vouch for them.
             headers::remove_by_prefix(&mut headers, "x-amz-");
         }
+        let carrier = credential.header();
+        headers::remove_misspelt(&mut headers, |name| {
+            carrier.is_some_and(|carrier| carrier == name)
+                || self.add_headers.iter().any(|(added, _)| added == name)
+        });
         for (name, value) in &self.add_headers {
             headers.insert(name.clone(), value.clone());
         }

@@ -38,6 +38,8 @@ mod outgoing;
 #[cfg(test)]
 mod outgoing_aws;
 #[cfg(test)]
+mod outgoing_hostile;
+#[cfg(test)]
 mod redirects;
 #[cfg(test)]
 mod reload;

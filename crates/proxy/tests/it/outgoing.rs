@@ -14,11 +14,11 @@ use crate::harness::{CLIENT_SECRET, Harness, PERMIT_ALL, call, cedar, logs};
 const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// A token endpoint that gives out `exchanged-1`, `exchanged-2` and so on.
-struct TokenEndpoint {
-    server: ScriptedServer,
+pub(crate) struct TokenEndpoint {
+    pub(crate) server: ScriptedServer,
 }
 
-fn granted(number: usize) -> Value {
+pub(crate) fn granted(number: usize) -> Value {
     json!({
         "access_token": format!("exchanged-{number}"), "token_type": "Bearer", "expires_in": 600,
         "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "scope": "mail.read",
@@ -26,34 +26,34 @@ fn granted(number: usize) -> Value {
 }
 
 impl TokenEndpoint {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let count = AtomicUsize::new(0);
         Self::answering(move |_| Reply::json(&granted(count.fetch_add(1, Ordering::SeqCst) + 1))).await
     }
 
-    async fn answering(handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn answering(handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
         Self { server: ScriptedServer::start(handler).await }
     }
 
     /// What makes a proxy exchange tokens here.
-    fn config(&self) -> Value {
+    pub(crate) fn config(&self) -> Value {
         json!({"token_exchange_config": {
             "token_url": self.server.url("/token"), "client_id": "skep", "audience": "backend",
             "scopes": ["mail.read"], "header_strategy": "replace",
         }})
     }
 
-    fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.server.requests().len()
     }
 
     /// The form of call number `index`.
-    fn form(&self, index: usize) -> Vec<(String, String)> {
+    pub(crate) fn form(&self, index: usize) -> Vec<(String, String)> {
         url::form_urlencoded::parse(&self.server.requests()[index].body).into_owned().collect()
     }
 }
 
-fn merged(mut config: Value, changes: &Value) -> Value {
+pub(crate) fn merged(mut config: Value, changes: &Value) -> Value {
     let (Some(members), Some(more)) = (config.as_object_mut(), changes.as_object()) else { return config };
     for (name, value) in more {
         members.insert(name.clone(), value.clone());
@@ -61,7 +61,7 @@ fn merged(mut config: Value, changes: &Value) -> Value {
     config
 }
 
-fn authorizations(harness: &Harness) -> Vec<String> {
+pub(crate) fn authorizations(harness: &Harness) -> Vec<String> {
     let of = |request: &Recorded| request.header("authorization").unwrap_or_default().to_owned();
     harness.backend.requests().iter().map(of).collect()
 }
@@ -396,6 +396,10 @@ async fn what_contradicts_an_exchange_is_refused_by_name() {
         ),
         (
             json!({"token_exchange_config": {"header_strategy": "custom", "external_token_header_name": "Host"}}),
+            "external_token_header_name",
+        ),
+        (
+            json!({"token_exchange_config": {"header_strategy": "custom", "external_token_header_name": "Content-Type"}}),
             "external_token_header_name",
         ),
         (json!({"token_exchange_config": {"subject_token_type": "saml"}}), "subject_token_type"),

@@ -225,3 +225,66 @@ async fn settings_that_cannot_work_are_refused_by_name() {
         assert!(error.contains(named), "{changes}: {error}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_of_sts_that_is_not_what_it_should_be_gives_no_credentials() {
+    let good = credentials(1);
+    let ended = good.replace("2999", "1999");
+    let doctype = "<!DOCTYPE a [<!ENTITY x SYSTEM \"file:///etc/passwd\"><!ENTITY y \"&#65;\">]>";
+    for (what, body) in [
+        ("entities", format!("{doctype}{}", good.replace("AKIA1", "&x;"))),
+        ("entities of its own", format!("{doctype}{}", good.replace("AKIA1", "&y;"))),
+        ("another namespace", good.replace("sts.amazonaws.com", "evil.example")),
+        ("credentials that ended", ended),
+        ("a time that is none", good.replace("2999-01-01T00:00:00Z", "soon")),
+        (
+            "two keys",
+            good.replace("<SecretAccessKey>", "<SecretAccessKey>x</SecretAccessKey><SecretAccessKey>"),
+        ),
+        ("a line end", good.replace("the-session-token", "a&#13;&#10;X-Admin: 1")),
+        ("an empty token", good.replace("the-session-token", " ")),
+        ("a comment in a key", good.replace("AKIA1", "AKIA<!-- -->1")),
+        (
+            "elements without end",
+            good.replace("<Credentials>", &format!("{}<Credentials>", "<a/>".repeat(10_000))),
+        ),
+        ("nesting", format!("{}{}", "<a>".repeat(20_000), "</a>".repeat(20_000))),
+        ("a megabyte", format!("{good}{}", " ".repeat(1 << 20))),
+    ] {
+        let text = body.clone();
+        let sts = ScriptedServer::start(move |_| Reply::body(200, "text/xml", text.clone())).await;
+        let harness = Harness::start(config(&sts)).await;
+        let answer = harness.post_as("bob", &call("tool-0")).await;
+        assert_eq!(answer.status, 502, "{what}: {}", answer.text());
+        assert!(harness.backend.requests().is_empty(), "{what}");
+        sts.set_handler(|_| Reply::body(200, "text/xml", credentials(2)));
+        assert_eq!(harness.post_as("bob", &call("tool-0")).await.status, 200, "{what}: afterwards");
+    }
+}
+
+#[tokio::test]
+async fn a_client_tells_aws_nothing_by_headers_of_its_own() {
+    let sts = sts().await;
+    let harness = Harness::start(config(&sts)).await;
+    let bearer = format!("Bearer {}", harness.token("bob"));
+    let headers = [
+        ("Authorization", bearer.as_str()),
+        ("Content-Type", "application/json"),
+        ("X-Amz-Security-Token", "forged"),
+        ("x-amz-target", "forged"),
+        ("X-AMZ-Date", "forged"),
+        ("X-Amz-Content-Sha256", "UNSIGNED-PAYLOAD"),
+        ("Connection", "X-Amz-Date, Content-Type"),
+    ];
+    let body = call("tool-0").to_string();
+    let mut connection = skep_testkit::RawConnection::open(harness.address).await;
+    let target = "/mcp?a=%2F&access_token=t&X-Amz-Expires=1";
+    let answer = connection.request("POST", target, &headers, body.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let request = harness.backend.requests().remove(0);
+    assert!(!format!("{:?}", request.headers).contains("forged"), "{request:?}");
+    assert_eq!(request.header_all("x-amz-date").len(), 1);
+    assert_eq!(request.header_all("x-amz-security-token"), ["the-session-token"]);
+    assert_ne!(request.header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+    assert_eq!(request.target, "/mcp?a=%2F&X-Amz-Expires=1");
+}

@@ -57,8 +57,13 @@ impl Pod {
     }
 }
 
+/// Host of everything in these tests, and the name that manifests have for it.
+const HERE: &str = "127.0.0.1";
+const ELSEWHERE: &str = "idp.example.com";
+
 /// What `skep render` prints for a proxy whose policy permits one tool.
 async fn render(home: &Path, issuer: &str, port: u16, tool: u8) -> Value {
+    let issuer = issuer.replace(HERE, ELSEWHERE);
     let manifest = format!(
         "apiVersion: toolhive.stacklok.dev/v1beta1
 kind: MCPRemoteProxy
@@ -94,7 +99,7 @@ fn object<'a>(rendered: &'a Value, kind: &str) -> &'a Value {
 /// Writes the RunConfig of the rendered ConfigMap. A manifest can't point at loopback, so the test does.
 fn write_run_config(folder: &Path, rendered: &Value, backend: &McpBackend) {
     let text = object(rendered, "ConfigMap")["data"]["runconfig.json"].as_str().unwrap();
-    let mut config: Value = serde_json::from_str(text).unwrap();
+    let mut config: Value = serde_json::from_str(&text.replace(ELSEWHERE, HERE)).unwrap();
     config["remote_url"] = json!(backend.mcp_url());
     config["host"] = json!("127.0.0.1");
     fs::write(folder.join("runconfig.json"), config.to_string()).unwrap();

@@ -176,6 +176,29 @@ async fn a_file_that_is_gone_or_holds_no_credential_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_pipe_in_the_place_of_a_secret_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "one").unwrap();
+    let accepted = Accepted::new("one");
+    let bench = client(&accepted, Some(&file)).await;
+    bench.token("t1").await.unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    accepted.change_to("two");
+    let refused = tokio::time::timeout(Duration::from_secs(10), bench.token("t2")).await;
+    if refused.is_err() {
+        // Lets the reader go, or this test would never end.
+        std::fs::write(&file, "").unwrap();
+    }
+    assert!(matches!(refused, Ok(Err(ExchangeError::Refused { .. }))), "{refused:?}");
+    // What an editor puts before it is no part of it.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "\u{feff}two\r\n").unwrap();
+    bench.token("t3").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_key_that_is_half_written_keeps_the_old_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key.pem");

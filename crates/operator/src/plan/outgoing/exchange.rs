@@ -2,6 +2,7 @@
 
 use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
 use skep_api::crd::token_exchange::{ActorTokenSpec, ClientAuthSpec, DEFAULT_JWT_SVID_FILE, TokenExchange};
+use skep_api::headers::may_carry_token;
 use skep_api::names::{ACTOR_TOKEN_DIR, ACTOR_TOKEN_FILE, secret_file};
 use skep_api::runconfig::{GrantType, TokenExchangeConfig, TokenExchangeExtension};
 use url::Url;
@@ -29,7 +30,16 @@ pub(super) fn check(exchange: &TokenExchange, findings: &mut Findings<'_>) {
     cache(exchange, findings);
     ca_bundle::plan(exchange.ca_bundle_ref.as_ref(), &format!("{AT}.caBundleRef"), findings);
     if let Some(name) = &exchange.external_token_header_name {
-        check_name(&format!("{AT}.externalTokenHeaderName"), name, findings);
+        let path = format!("{AT}.externalTokenHeaderName");
+        let errors = findings.errors();
+        check_name(&path, name, findings);
+        if findings.errors() == errors && !may_carry_token(name) {
+            findings.error(
+                path,
+                "RestrictedHeader",
+                format!("The header `{name}` says something about the message itself, and a token in its place would break that. Choose another."),
+            );
+        }
     }
     if exchange.subject_provider_name.is_some() {
         findings.error(
