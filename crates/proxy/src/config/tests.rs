@@ -407,10 +407,7 @@ fn a_value_of_the_wrong_kind_is_named_by_its_place_and_not_repeated() {
             r#"{"schema_version": "v0.1.0", "token_exchange_config": "hunter2, expected hunter2"}"#,
             "invalid type: string, expected struct TokenExchangeConfig",
         ),
-        (
-            r#"{"skep": {"auth_mode": "hunter2"}}"#,
-            "unknown variant, expected `token` or `anonymous`",
-        ),
+        (r#"{"skep": {"auth_mode": "hunter2"}}"#, "unknown variant, expected `token` or `anonymous`"),
     ] {
         let error = parse(text.as_bytes(), "test").unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
