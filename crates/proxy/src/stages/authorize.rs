@@ -25,8 +25,8 @@ pub struct Authorization {
 /// Decides a request. Without policies everything is allowed; with them, what nobody here knows is not.
 ///
 /// # Errors
-/// 403 with JSON-RPC code 403, and with the scopes that are missing where these alone are. Which policy decided is in the verdict, for the audit record and the
-/// log, and not in the answer.
+/// 403 with JSON-RPC code 403, and with the scopes that are missing where these alone are. Which policy
+/// decided is in the verdict, for the audit record and the log, and not in the answer.
 pub fn authorize(
     request: Parsed,
     authorization: Option<&Authorization>,

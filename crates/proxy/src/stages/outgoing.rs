@@ -64,7 +64,7 @@ pub enum Credential {
 #[derive(Debug, Clone)]
 pub struct Presented {
     identity: Option<Arc<Identity>>,
-    headers: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
     id: Option<Id>,
 }
 
@@ -76,8 +76,8 @@ impl Presented {
             Caller::Anonymous => None,
         };
         // Two values have been refused by then, wherever tokens are judged.
-        let headers = identity.as_ref().and_then(|_| request.headers().get(AUTHORIZATION).cloned());
-        Self { identity, headers, id: request.id() }
+        let authorization = identity.as_ref().and_then(|_| request.headers().get(AUTHORIZATION).cloned());
+        Self { identity, authorization, id: request.id() }
     }
 }
 
@@ -217,7 +217,7 @@ impl Credential {
 
 fn subject<'p>(presented: &'p Presented, authentication: &Authentication) -> Result<Subject<'p>, Rejection> {
     let missing = || unauthorized(AuthError::MissingToken, authentication);
-    let (Some(identity), Some(value)) = (&presented.identity, &presented.headers) else {
+    let (Some(identity), Some(value)) = (&presented.identity, &presented.authorization) else {
         return Err(missing());
     };
     let token = bearer::in_value(value).map_err(|error| unauthorized(error, authentication))?;
