@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use futures_util::FutureExt;
@@ -156,8 +156,15 @@ impl Pipeline {
         record.reached_backend();
         // 15. The call itself, and what of the answer they may see.
         let from = Sender { source: &exchange.source.to_string(), request_id: &exchange.request_id };
-        let remint = || self.forward.outgoing.credential(&presented, &self.authentication);
+        let renewed = OnceLock::new();
+        let remint = async || {
+            let another = self.forward.outgoing.credential(&presented, &self.authentication).await?;
+            Ok(renewed.get_or_init(|| another).clone())
+        };
         let answer = self.forward.forward(authorized, minted, remint, from, &record.seen).await;
+        if let Some(renewed) = renewed.get() {
+            record.credential(renewed);
+        }
         self.note_backend(answer.as_ref().map(|_| ()));
         let answer = answer?;
         record.streamed(answer.streamed);

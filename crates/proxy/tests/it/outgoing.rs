@@ -21,7 +21,7 @@ pub(crate) struct TokenEndpoint {
 pub(crate) fn granted(number: usize) -> Value {
     json!({
         "access_token": format!("exchanged-{number}"), "token_type": "Bearer", "expires_in": 600,
-        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "scope": "mail.read",
+        "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "scope": if number == 1 { "mail.read".to_owned() } else { format!("mail.read grant-{number}") },
     })
 }
 
@@ -251,6 +251,9 @@ async fn a_token_that_the_server_refuses_is_renewed_once() {
     let requests = harness.backend.requests();
     assert_eq!(authorizations(&harness), ["Bearer exchanged-1", "Bearer exchanged-2"]);
     assert_eq!(requests[0].body, requests[1].body);
+    let record = harness.audit.last(1).await;
+    let scopes = &record["metadata"]["extra"]["credential"]["scopes"];
+    assert_eq!(*scopes, json!(["mail.read", "grant-2"]), "the record is about the one that was taken");
     assert_eq!(harness.post(&call("tool-0")).await.status, 200);
     assert_eq!(endpoint.calls(), 2, "the good one is kept");
 
