@@ -119,7 +119,7 @@ fn setup() -> anyhow::Result<Setup> {
         Reply::body(
             200,
             "application/json",
-            r#"{"access_token":"header.payload.signature","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":3600}"#,
+            r#"{"access_token":"header.payload.exchanged","issued_token_type":"urn:ietf:params:oauth:token-type:access_token","token_type":"Bearer","expires_in":3600}"#,
         )
     }));
     let settings = ExchangeSettings {
