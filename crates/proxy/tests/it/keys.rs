@@ -7,7 +7,7 @@ use serde_json::json;
 use skep_testkit::idp::Alg;
 use skep_testkit::{FakeIdp, ManualClock, Outage, Reply, ScriptedServer, raw};
 
-use crate::harness::{AUDIENCE, Harness, call, soon, until};
+use crate::harness::{AUDIENCE, Harness, call, eventually, soon, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -98,15 +98,7 @@ async fn a_key_that_was_withdrawn_opens_nothing_after_the_next_refresh() {
     // This call is still answered with the old keys, and starts the refresh behind it.
     status(&harness, &old).await;
     until("the refresh", || harness.idp.jwks_hits() == 2).await;
-    let mut last = 0;
-    for _ in 0..200 {
-        last = status(&harness, &old).await;
-        if last == 401 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(last, 401);
+    eventually("the old key is refused", async || status(&harness, &old).await == 401).await;
 }
 
 #[tokio::test]

@@ -104,6 +104,10 @@ fn exposed(content: &Option<Secret>) -> Option<&str> {
 
 /// The content of a file, to be compared: what is no text in it does not matter.
 fn read(path: &Path) -> Option<Secret> {
+    // What is no plain file is refused where it is used, and is not waited for here.
+    if !std::fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
     std::fs::read(path).ok().map(|content| Secret::new(String::from_utf8_lossy(&content)))
 }
 
@@ -140,5 +144,26 @@ fn relocate(value: &mut Value, places: &BTreeMap<String, String>) {
         Value::Array(items) => items.iter_mut().for_each(|item| relocate(item, places)),
         Value::Object(members) => members.values_mut().for_each(|member| relocate(member, places)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_a_manifest_names_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let (done, finished) = std::sync::mpsc::channel();
+        let pipe = path.clone();
+        std::thread::spawn(move || done.send(read(&pipe).is_none()));
+        let answer = finished.recv_timeout(std::time::Duration::from_secs(10));
+        if answer.is_err() {
+            // Lets the reader go.
+            std::fs::write(&path, "").unwrap();
+        }
+        assert_eq!(answer, Ok(true));
     }
 }
