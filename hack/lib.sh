@@ -1,7 +1,7 @@
 # Shared by the scripts in hack/: sourced, never run.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cache=${SKEP_CACHE:-$HOME/.cache/skep}
+cache=${SKEP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/skep}
 
 say() { printf '\n==> %s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }

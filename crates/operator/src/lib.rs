@@ -1,3 +1,13 @@
-//! What custom resources mean (`plan`, pure) and, later, the controllers that apply it.
+//! What custom resources mean ([`plan`], pure) and the controllers that apply it.
 
+pub mod apply;
+pub mod client;
+pub mod events;
+pub mod leader;
+pub mod metrics;
+pub mod migrator;
+pub mod observe;
+pub mod permissions;
 pub mod plan;
+pub mod settings;
+pub mod status;

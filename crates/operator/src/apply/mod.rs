@@ -1,0 +1,1 @@
+//! Applying what a plan says, only when the cluster differs from it.

@@ -1,0 +1,1 @@
+//! Rights that the operator needs.

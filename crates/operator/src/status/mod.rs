@@ -1,0 +1,1 @@
+//! Status of each kind, from what is planned and what is observed.
