@@ -16,6 +16,11 @@ up *ARGS:
 test *ARGS:
     cargo test --workspace --exclude skep-e2e --locked {{ARGS}}
 
+# Tests of the operator against a real API server (hack/k8s/build makes it, or KUBEBUILDER_ASSETS names it)
+test-cluster *ARGS:
+    hack/k8s/build
+    cargo test --package skep-operator --test cluster --locked {{ARGS}}
+
 # End-to-end tests against the real binary (hack/test installs what they need)
 test-e2e *ARGS:
     cargo build --locked --package skep

@@ -8,6 +8,7 @@ pub mod headers;
 pub mod json;
 pub mod names;
 pub mod problem;
+pub mod report;
 pub mod runconfig;
 pub mod secret;
 pub mod yaml;

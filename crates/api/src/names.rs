@@ -15,6 +15,22 @@ pub const RUNCONFIG_CHECKSUM: &str = "toolhive.stacklok.dev/runconfig-checksum";
 pub const GENERATION: &str = "toolhive.stacklok.dev/mcpserver-generation";
 /// Annotation of the pod template: hash of `spec.podTemplateSpec`.
 pub const POD_TEMPLATE_HASH: &str = "toolhive.stacklok.io/podtemplatespec-hash";
+/// Annotation of an MCPServer's proxy pods: checksum of the pod template without the generation.
+pub const TEMPLATE_CHECKSUM: &str = "skep.dev/template-checksum";
+/// Annotation of an MCPServer, and of the pods that it has restarted: the time at which a restart was asked for.
+pub const RESTARTED_AT: &str = "mcpserver.toolhive.stacklok.dev/restarted-at";
+/// Annotation of an MCPServer: `rolling` or `immediate`.
+pub const RESTART_STRATEGY: &str = "mcpserver.toolhive.stacklok.dev/restart-strategy";
+/// Annotation of an MCPServer that the operator writes: the restart that it has done last.
+pub const LAST_PROCESSED_RESTART: &str = "mcpserver.toolhive.stacklok.dev/last-processed-restart";
+/// Label of everything that is made from a custom resource; the operator looks at nothing else.
+pub const OWNED_LABEL: &str = "toolhive";
+/// Label with the name of the custom resource that something is made from.
+pub const OWNER_NAME_LABEL: &str = "toolhive-name";
+/// Port on which a proxy reports and serves metrics, unless its RunConfig says another.
+pub const DIAGNOSTICS_PORT: u16 = 9464;
+/// Name of that port in the pod.
+pub const METRICS_PORT_NAME: &str = "metrics";
 /// Name of the proxy's container in its pod.
 pub const PROXY_CONTAINER: &str = "toolhive";
 /// Name of the MCP server's container in the backend's pod.
@@ -25,6 +41,8 @@ pub const RUNCONFIG_DIR: &str = "/etc/runconfig";
 pub const AUTHZ_DIR: &str = "/etc/toolhive/authz";
 /// Where CA bundles of identity providers are mounted, one folder a ConfigMap.
 pub const CA_DIR: &str = "/config/certs";
+/// Where CA bundles of telemetry endpoints are mounted, one folder a ConfigMap.
+pub const OTEL_CA_DIR: &str = "/config/certs/otel";
 /// Where Secrets are mounted whose change the proxy takes without a restart, one folder a Secret.
 pub const SECRETS_DIR: &str = "/etc/skep/secrets";
 /// Folder of the proxy's own ServiceAccount token for a token endpoint.
@@ -43,6 +61,8 @@ pub const ACTOR_TOKEN_VOLUME: &str = "actor-token";
 pub const SECRET_VOLUME: &str = "secret";
 /// What the names of volumes with CA bundles begin with.
 pub const CA_VOLUME: &str = "oidc-ca-bundle";
+/// What the names of volumes with CA bundles of telemetry endpoints begin with.
+pub const OTEL_CA_VOLUME: &str = "otel-ca-bundle";
 /// Field manager of the backend's objects.
 pub const BACKEND_FIELD_MANAGER: &str = "toolhive-container-manager";
 
@@ -96,6 +116,11 @@ pub fn backend_headless_service(name: &str) -> String {
     format!("mcp-{name}-headless")
 }
 
+/// The NetworkPolicy in front of an MCPServer's backend.
+pub fn backend_policy(name: &str) -> String {
+    format!("{name}-backend")
+}
+
 /// DNS name of a Service.
 pub fn service_host(service: &str, namespace: &str) -> String {
     format!("{service}.{namespace}.svc.cluster.local")
@@ -133,6 +158,17 @@ pub fn runconfig_labels(owner: &str, name: &str) -> BTreeMap<String, String> {
         ("toolhive.stacklok.io/component".to_owned(), "run-config".to_owned()),
         (format!("toolhive.stacklok.io/{owner}"), name.to_owned()),
         ("toolhive.stacklok.io/managed-by".to_owned(), "toolhive-operator".to_owned()),
+        (OWNED_LABEL.to_owned(), "true".to_owned()),
+        (OWNER_NAME_LABEL.to_owned(), name.to_owned()),
+    ])
+}
+
+/// Labels of the ConfigMap with inline authorization.
+pub fn inline_authz_labels(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("toolhive.stacklok.io/authz".to_owned(), "inline".to_owned()),
+        (OWNED_LABEL.to_owned(), "true".to_owned()),
+        (OWNER_NAME_LABEL.to_owned(), name.to_owned()),
     ])
 }
 
@@ -144,13 +180,13 @@ pub fn is_workload_label(key: &str) -> bool {
 
 /// True for annotation keys that the operator sets on a proxy's pods. Its value wins over a manifest's.
 pub fn is_pod_annotation(key: &str) -> bool {
-    [RUNCONFIG_CHECKSUM, GENERATION, POD_TEMPLATE_HASH].contains(&key)
+    [RUNCONFIG_CHECKSUM, GENERATION, POD_TEMPLATE_HASH, TEMPLATE_CHECKSUM, RESTARTED_AT].contains(&key)
 }
 
 /// True for names of volumes that the operator renders into a proxy's pod, now or with another credential.
 pub fn is_reserved_volume(name: &str) -> bool {
     [RUNCONFIG_VOLUME, TMP_VOLUME, AUTHZ_VOLUME, ACTOR_TOKEN_VOLUME].contains(&name)
-        || [SECRET_VOLUME, CA_VOLUME]
+        || [SECRET_VOLUME, CA_VOLUME, OTEL_CA_VOLUME]
             .iter()
             .any(|prefix| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')))
 }

@@ -62,6 +62,40 @@ pub enum KeysError {
     NotPermitted,
 }
 
+/// Where fetching an issuer's keys fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeysErrorKind {
+    /// On the way to the URL of the keys.
+    Discovery,
+    /// Nothing comes from there.
+    Unreachable,
+    /// What comes holds no usable key.
+    Unusable,
+    /// Nothing was fetched.
+    NotFetched,
+}
+
+impl KeysError {
+    /// Where it failed.
+    pub fn kind(&self) -> KeysErrorKind {
+        match self {
+            Self::Discovery(_) | Self::KeysUrl { .. } => KeysErrorKind::Discovery,
+            Self::Fetch(_) | Self::TokenFile(_) => KeysErrorKind::Unreachable,
+            Self::Document(_) => KeysErrorKind::Unusable,
+            Self::RecentFailure | Self::NotPermitted => KeysErrorKind::NotFetched,
+        }
+    }
+}
+
+/// What came of the last fetch of an issuer's keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastFetch {
+    /// Where it failed, and how; nothing when it didn't.
+    pub failure: Option<(KeysErrorKind, String)>,
+    /// When a fetch came to this first, with none in between that came to something else.
+    pub since: jiff::Timestamp,
+}
+
 /// Keys as they were fetched.
 #[derive(Debug)]
 pub struct Fetched {
@@ -87,6 +121,7 @@ pub struct KeyProvider {
     hits: AtomicU64,
     refreshes: AtomicU64,
     failures: AtomicU64,
+    last_fetch: std::sync::Mutex<Option<LastFetch>>,
 }
 
 #[derive(Debug, Clone)]
@@ -133,6 +168,7 @@ impl KeyProvider {
             hits: AtomicU64::new(0),
             refreshes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            last_fetch: std::sync::Mutex::default(),
         })
     }
 
@@ -173,6 +209,25 @@ impl KeyProvider {
     /// Fetches that failed.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// What came of the last fetch; nothing before the first.
+    pub fn last_fetch(&self) -> Option<LastFetch> {
+        self.last_fetch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Fetches keys that are old or missing, as a caller would. It is for whoever wants to know how the issuer
+    /// is although nobody calls, and counts as no caller.
+    pub async fn freshen(self: &Arc<Self>) {
+        if let Some(state) = self.state.load_full().filter(|state| state.has_keys()) {
+            let old = self.clock.since(state.seen) >= REFRESH_AFTER;
+            let idle = self.clock.since(state.tried) >= RETRY_REFRESH;
+            if !old || !idle || !self.note_try(&state) {
+                return;
+            }
+        }
+        // What goes wrong is noted there.
+        let _ = self.fetch_now().await;
     }
 
     /// True once there are keys that may still be used.
@@ -305,11 +360,21 @@ impl KeyProvider {
 
     fn report(&self, error: &KeysError) {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        let error_chain = chain(error);
+        self.note_fetch(Some((error.kind(), error_chain.clone())));
         tracing::warn!(
             issuer = %self.source.issuer,
-            error = %chain(error),
+            error = %error_chain,
             "cannot fetch the issuer's keys"
         );
+    }
+
+    fn note_fetch(&self, failure: Option<(KeysErrorKind, String)>) {
+        let mut last = self.last_fetch.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = |failure: &Option<(KeysErrorKind, String)>| failure.as_ref().map(|(kind, _)| *kind);
+        let same = last.as_ref().filter(|last| kind(&last.failure) == kind(&failure));
+        let since = same.map_or_else(|| self.clock.now(), |last| last.since);
+        *last = Some(LastFetch { failure, since });
     }
 
     /// So that one burst starts one refresh: false when another caller has noted a try, or a fetch has
@@ -363,6 +428,10 @@ impl KeyProvider {
         let state = Arc::new(State { fetched, had_keys, seen: now, tried: now });
         *landed = number;
         self.state.store(Some(Arc::clone(&state)));
+        // Where there is no usable key that is an error, which is noted as such.
+        if state.has_keys() {
+            self.note_fetch(None);
+        }
         state.usable()
     }
 

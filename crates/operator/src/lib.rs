@@ -2,6 +2,8 @@
 
 pub mod apply;
 pub mod client;
+pub mod cluster;
+pub mod controllers;
 pub mod events;
 pub mod leader;
 pub mod metrics;
@@ -9,5 +11,9 @@ pub mod migrator;
 pub mod observe;
 pub mod permissions;
 pub mod plan;
+pub mod queue;
+pub mod run;
 pub mod settings;
 pub mod status;
+
+pub use self::run::{Observer, Parts, RunError, run};

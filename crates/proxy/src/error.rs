@@ -52,6 +52,8 @@ pub enum Rejection {
     Backend { source: BackendFault, id: Option<Id> },
     #[error("the server is shutting down; try again")]
     Draining,
+    #[error("this MCP server lets no call through until its configuration is mended; try again later")]
+    Suspended,
     #[error("Internal Server Error")]
     Crashed,
 }
@@ -132,7 +134,7 @@ impl Rejection {
             | Self::HeaderMismatch { .. } => StatusCode::BAD_REQUEST,
             Self::ToolFiltered { accepts_json: true, .. } => StatusCode::OK,
             Self::ToolFiltered { accepts_json: false, .. } => StatusCode::BAD_REQUEST,
-            Self::TooManyStreams { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyStreams { .. } | Self::Draining | Self::Suspended => StatusCode::SERVICE_UNAVAILABLE,
             Self::Crashed => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Credential { source, .. } => source.status(),
             Self::Backend { source, .. } => source.status(),
@@ -151,7 +153,7 @@ impl Rejection {
             Self::Credential { source, .. } if source.status() == StatusCode::FORBIDDEN => {
                 RejectionKind::Denied
             }
-            Self::Credential { .. } | Self::Crashed => RejectionKind::Failure,
+            Self::Credential { .. } | Self::Crashed | Self::Suspended => RejectionKind::Failure,
             Self::Auth { .. } | Self::TooManyStreams { .. } | Self::Draining | Self::Backend { .. } => {
                 RejectionKind::Failure
             }
@@ -169,6 +171,7 @@ impl Rejection {
             Self::Denied { .. }
             | Self::ScopeMissing { .. }
             | Self::TooManyStreams { .. }
+            | Self::Suspended
             | Self::Credential { .. }
             | Self::Backend { .. } => Some(i64::from(self.status().as_u16())),
             _ => None,
@@ -219,6 +222,8 @@ impl Rejection {
                 retry_after.as_secs().max(1)
             }
             Self::Auth { source, .. } => source.retry_after().unwrap_or(5),
+            // A person has to mend something, and the change takes its time to get here.
+            Self::Suspended => 30,
             _ => 5,
         }
     }

@@ -13,6 +13,7 @@ pub mod lists;
 pub mod message;
 pub mod metrics;
 pub mod pipeline;
+pub mod probe;
 pub mod request;
 pub mod routes;
 pub mod service;

@@ -102,6 +102,8 @@ pub struct ProxyMetrics {
     tool_calls: Family<ToolCall, Counter>,
     streams: Family<Connection, Gauge>,
     anonymous: Family<ProxyOnly, Gauge>,
+    suspended: Family<ProxyOnly, Gauge>,
+    remote_up: Family<ProxyOnly, Gauge>,
     audit_failures: Family<ProxyOnly, Counter>,
     exchanges: Family<ProxyResult, Counter>,
     exchange_hits: Family<ProxyOnly, Counter>,
@@ -123,6 +125,8 @@ impl ProxyMetrics {
             tool_calls: Family::default(),
             streams: Family::default(),
             anonymous: Family::default(),
+            suspended: Family::default(),
+            remote_up: Family::default(),
             audit_failures: Family::default(),
             exchanges: Family::default(),
             exchange_hits: Family::default(),
@@ -168,6 +172,13 @@ impl ProxyMetrics {
             "1 for a proxy that asks nobody who they are",
             metrics.anonymous.clone(),
         );
+        registry.register(
+            "skep_proxy_suspended",
+            "1 for a proxy that lets no call through",
+            metrics.suspended.clone(),
+        );
+        let (n, h) = add("remote_proxy_remote_up", "Whether the remote MCP server answered the last probe");
+        registry.register(&n, &h, metrics.remote_up.clone());
         registry.register(
             "skep_audit_write_failures",
             "Audit records that could not be written",
@@ -289,6 +300,25 @@ impl ProxyMetricsHandle {
     pub fn anonymous(&self, anonymous: bool) {
         let labels = ProxyOnly { proxy: Arc::clone(&self.proxy) };
         self.families.anonymous.get_or_create(&labels).set(i64::from(anonymous));
+    }
+
+    /// Says whether this proxy lets no call through.
+    pub fn suspended(&self, suspended: bool) {
+        let labels = ProxyOnly { proxy: Arc::clone(&self.proxy) };
+        self.families.suspended.get_or_create(&labels).set(i64::from(suspended));
+    }
+
+    /// Says what the last probe of the remote server found; `None` when nothing is known of it.
+    pub fn remote_up(&self, up: Option<bool>) {
+        let labels = ProxyOnly { proxy: Arc::clone(&self.proxy) };
+        match up {
+            Some(up) => {
+                self.families.remote_up.get_or_create(&labels).set(i64::from(up));
+            }
+            None => {
+                self.families.remote_up.remove(&labels);
+            }
+        }
     }
 
     /// Shows how many audit records the proxy's sink could not write.

@@ -1,5 +1,7 @@
 //! The pipeline: what happens to every request, in order.
 
+mod aside;
+
 use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,20 +9,17 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONTENT_TYPE, UPGRADE, USER_AGENT, VARY,
-};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, UPGRADE, USER_AGENT, VARY};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use serde_json::json;
+use skep_auth::challenge::ProtectedResource;
 use skep_auth::error::AuthError;
 use skep_runtime::clock::SharedClock;
-use skep_runtime::diagnostics::readyz;
 use skep_runtime::drain::{DrainWatch, Phase};
 use skep_runtime::health::Readiness;
-use skep_runtime::http::{Ends, ResponseBody, boxed, empty, full};
+use skep_runtime::http::{Ends, ResponseBody, boxed};
 use skep_runtime::rng::SharedRng;
+use tokio_util::sync::CancellationToken;
 
 use crate::cedar::Verdict;
 use crate::error::Rejection;
@@ -38,6 +37,7 @@ use crate::stages::parse::{Bounds, parse};
 use crate::stages::tool_calls;
 use crate::tools::ToolRules;
 use crate::transport::answer::Seen;
+use crate::upstream::Upstream;
 
 /// The protocol versions that exist.
 const VERSIONS: [&str; 5] = ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", MODERN];
@@ -51,17 +51,11 @@ const PROTOCOL_VERSION: &str = "mcp-protocol-version";
 pub struct Pipeline {
     pub(crate) routes: Routes,
     pub(crate) entrance: Entrance,
-    pub(crate) authentication: Authentication,
-    pub(crate) bounds: Bounds,
-    pub(crate) tools: Arc<ToolRules>,
-    pub(crate) authorization: Option<Authorization>,
-    pub(crate) forward: Forward,
+    pub(crate) doors: Doors,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) metrics: ProxyMetricsHandle,
     pub(crate) readiness: Readiness,
     pub(crate) drain: DrainWatch,
-    pub(crate) streams: Arc<AtomicUsize>,
-    pub(crate) max_streams: usize,
     pub(crate) trust_proxy_headers: bool,
     pub(crate) strict_versions: bool,
     pub(crate) stateless: bool,
@@ -69,6 +63,32 @@ pub struct Pipeline {
     pub(crate) clock: SharedClock,
     pub(crate) rng: SharedRng,
     pub(crate) backend_up: Arc<Mutex<Option<bool>>>,
+}
+
+/// Whether calls are let through at all.
+#[derive(Debug)]
+pub(crate) enum Doors {
+    /// They are, as far as the stages say.
+    Open(Box<Stages>),
+    /// No call is, and there is nothing that could let one through. Clients are still told where tokens come
+    /// from, if that is known.
+    Suspended(Option<ProtectedResource>),
+}
+
+/// What a call has to pass.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    pub(crate) authentication: Authentication,
+    pub(crate) bounds: Bounds,
+    pub(crate) tools: Arc<ToolRules>,
+    pub(crate) authorization: Option<Authorization>,
+    pub(crate) forward: Forward,
+    pub(crate) streams: Arc<AtomicUsize>,
+    pub(crate) max_streams: usize,
+    /// Somebody else's server, which is probed.
+    pub(crate) remote: bool,
+    /// Cancelled when the doors are closed: what is under way ends.
+    pub(crate) closing: CancellationToken,
 }
 
 /// A fault of ours in one request is that request's alone: its caller gets an answer, it is recorded,
@@ -119,7 +139,14 @@ impl Pipeline {
         route: Route,
         recording: &mut Recording,
     ) -> Result<Response<ResponseBody>, Rejection> {
-        let Recording { exchange, recorded: record, .. } = recording;
+        // No stage is asked while the proxy is suspended, and what is under way ends when it becomes so.
+        let stages = match &self.doors {
+            Doors::Suspended(_) if route == Route::Mcp && request.method() != Method::OPTIONS => {
+                return Err(Rejection::Suspended);
+            }
+            Doors::Suspended(_) => None,
+            Doors::Open(stages) => Some(stages),
+        };
         // 4. Host and Origin: a page in a browser must not reach a server behind its user's back.
         self.entrance.check(request.headers(), request.uri(), Some(local))?;
         match route {
@@ -129,39 +156,54 @@ impl Pipeline {
         }
         self.check_method(&request)?;
         if request.method() == Method::OPTIONS {
-            return Ok(preflight());
+            return Ok(aside::preflight());
         }
+        let stages = stages.ok_or(Rejection::Suspended)?;
+        tokio::select! {
+            biased;
+            () = stages.closing.cancelled() => Err(Rejection::Suspended),
+            answer = self.pass(stages, request, recording) => answer,
+        }
+    }
+
+    async fn pass(
+        &self,
+        stages: &Stages,
+        request: Request<Incoming>,
+        recording: &mut Recording,
+    ) -> Result<Response<ResponseBody>, Rejection> {
+        let Recording { exchange, recorded: record, .. } = recording;
+        let Stages { authentication, tools, forward, .. } = stages;
         let (head, body) = request.into_parts();
         // 5. Who is calling: before a byte of the body is read.
-        let caller = authenticate(&self.authentication, head, exchange.source, &self.metrics).await?;
+        let caller = authenticate(authentication, head, exchange.source, &self.metrics).await?;
         record.caller(&caller);
         // 6. The body is read once, strictly. What is judged from here on is what is sent.
-        let parsed = parse(caller, body, self.bounds).await?;
+        let parsed = parse(caller, body, stages.bounds).await?;
         record.message(parsed.message());
         // 8. Hidden tools don't exist; renamed ones get the backend's name.
-        let parsed = tool_calls::filter(parsed, &self.tools)?;
+        let parsed = tool_calls::filter(parsed, tools)?;
         record.message(parsed.message());
         // 12. May they? Before any credential is made.
         let mut verdict: Option<Verdict> = None;
-        let authorized = authorize(parsed, self.authorization.as_ref(), &self.tools, &mut verdict);
+        let authorized = authorize(parsed, stages.authorization.as_ref(), tools, &mut verdict);
         record.verdict(verdict);
-        let authorized = authorized.map_err(|rejection| self.with_challenge(rejection))?;
-        self.know_tool(&authorized);
-        self.take_stream(authorized.id())?;
-        let stream = StreamGuard { streams: Arc::clone(&self.streams), metrics: None };
+        let authorized = authorized.map_err(|rejection| with_challenge(rejection, authentication))?;
+        self.know_tool(&authorized, forward);
+        let stream = stages.take_stream(authorized.id())?;
         // 14. The backend's credential. Nobody gets here who may not call.
         let presented = Presented::of(&authorized);
-        let minted = self.forward.outgoing.credential(&presented, &self.authentication).await?;
+        let minted = forward.outgoing.credential(&presented, authentication).await?;
         record.credential(&minted);
         record.reached_backend();
         // 15. The call itself, and what of the answer they may see.
         let from = Sender { source: &exchange.source.to_string(), request_id: &exchange.request_id };
         let renewed = OnceLock::new();
         let remint = async || {
-            let another = self.forward.outgoing.credential(&presented, &self.authentication).await?;
+            let another = forward.outgoing.credential(&presented, authentication).await?;
             Ok(renewed.get_or_init(|| another).clone())
         };
-        let answer = self.forward.forward(authorized, minted, remint, from, &record.seen).await;
+        let answer = forward.forward(authorized, minted, remint, from, &record.seen).await;
         if let Some(renewed) = renewed.get() {
             record.credential(renewed);
         }
@@ -170,6 +212,15 @@ impl Pipeline {
         record.streamed(answer.streamed);
         record.hold(stream.counting(answer.streamed.then(|| self.metrics.clone())));
         Ok(answer.response)
+    }
+
+    /// The way to a remote server that is to be probed; none where there is no such server, or nobody may
+    /// call it.
+    pub(crate) fn probed(&self) -> Option<&Upstream> {
+        match &self.doors {
+            Doors::Open(stages) if stages.remote => Some(&stages.forward.upstream),
+            _ => None,
+        }
     }
 
     fn begin(&self, request: &Request<Incoming>, ends: Ends) -> Exchange {
@@ -195,67 +246,6 @@ impl Pipeline {
         };
         let trusted = if self.trust_proxy_headers { forwarded() } else { None };
         trusted.unwrap_or(ends.peer.ip())
-    }
-
-    fn health(&self, route: Route, request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
-        if !matches!(route, Route::Health | Route::Healthz | Route::Readyz | Route::Metrics) {
-            return None;
-        }
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            return Some(Rejection::Method { allow: "GET" }.into_response());
-        }
-        Some(match route {
-            Route::Health => json_answer(self.health_report().to_string()),
-            Route::Healthz => text_answer(StatusCode::OK, "ok\n"),
-            Route::Readyz => readyz(&self.readiness, &self.drain),
-            _ if self.metrics_on_transport_port => {
-                let mut response = Response::new(full(self.recorder.metrics_text()));
-                let kind = HeaderValue::from_static(skep_runtime::metrics::CONTENT_TYPE);
-                response.headers_mut().insert(CONTENT_TYPE, kind);
-                response
-            }
-            _ => text_answer(
-                StatusCode::NOT_FOUND,
-                "metrics are served on the diagnostics port (9464 unless configured), not on this one\n",
-            ),
-        })
-    }
-
-    /// `/health` in ToolHive's shape. The backend is as it was at the last call.
-    fn health_report(&self) -> serde_json::Value {
-        let up = self.backend_up.lock().ok().and_then(|up| *up);
-        json!({
-            "status": if up == Some(false) { "degraded" } else { "healthy" },
-            "timestamp": self.clock.now().to_string(),
-            "transport": "streamable-http",
-            "mcp": { "available": up != Some(false) },
-        })
-    }
-
-    fn resource_metadata(&self, request: &Request<Incoming>) -> Result<Response<ResponseBody>, Rejection> {
-        let allow_any = |mut response: Response<ResponseBody>| {
-            let headers = response.headers_mut();
-            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, OPTIONS"));
-            let names = HeaderValue::from_static("mcp-protocol-version, Content-Type, Authorization");
-            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
-            headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-            response
-        };
-        match *request.method() {
-            Method::OPTIONS => {
-                let mut response = Response::new(empty());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                return Ok(allow_any(response));
-            }
-            Method::GET | Method::HEAD => {}
-            _ => return Err(Rejection::Method { allow: "GET, OPTIONS" }),
-        }
-        let Authentication::Token { resource, .. } = &self.authentication else {
-            return Err(Rejection::NotFound);
-        };
-        let metadata = resource.metadata().ok_or(Rejection::NotFound)?;
-        Ok(allow_any(json_answer(metadata.to_string())))
     }
 
     fn check_method(&self, request: &Request<Incoming>) -> Result<(), Rejection> {
@@ -297,30 +287,10 @@ impl Pipeline {
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
 
-    /// Says where a token with the scope that is missing can be had.
-    fn with_challenge(&self, rejection: Rejection) -> Rejection {
-        match (rejection, &self.authentication) {
-            (Rejection::ScopeMissing { required, id, .. }, Authentication::Token { resource, .. }) => {
-                let error = AuthError::InsufficientScope { required: required.to_string() };
-                let challenge = Some(Box::new(resource.challenge(&error)));
-                Rejection::ScopeMissing { required, challenge, id }
-            }
-            (rejection, _) => rejection,
-        }
-    }
-
-    fn take_stream(&self, id: Option<crate::message::Id>) -> Result<(), Rejection> {
-        if self.streams.fetch_add(1, Ordering::AcqRel) >= self.max_streams {
-            self.streams.fetch_sub(1, Ordering::AcqRel);
-            return Err(Rejection::TooManyStreams { id });
-        }
-        Ok(())
-    }
-
     /// A tool that a list has shown may be a metric label; what clients make up may not.
-    fn know_tool(&self, request: &Authorized) {
+    fn know_tool(&self, request: &Authorized, forward: &Forward) {
         if let Some(Call::Tool { name, .. }) = request.message().map(|message| &message.call)
-            && self.forward.annotations.knows(name)
+            && forward.annotations.knows(name)
         {
             self.metrics.know_tool(name);
         }
@@ -335,6 +305,28 @@ impl Pipeline {
         if let Ok(mut known) = self.backend_up.lock() {
             *known = Some(up);
         }
+    }
+}
+
+/// Says where a token with the scope that is missing can be had.
+fn with_challenge(rejection: Rejection, authentication: &Authentication) -> Rejection {
+    match (rejection, authentication) {
+        (Rejection::ScopeMissing { required, id, .. }, Authentication::Token { resource, .. }) => {
+            let error = AuthError::InsufficientScope { required: required.to_string() };
+            let challenge = Some(Box::new(resource.challenge(&error)));
+            Rejection::ScopeMissing { required, challenge, id }
+        }
+        (rejection, _) => rejection,
+    }
+}
+
+impl Stages {
+    fn take_stream(&self, id: Option<crate::message::Id>) -> Result<StreamGuard, Rejection> {
+        if self.streams.fetch_add(1, Ordering::AcqRel) >= self.max_streams {
+            self.streams.fetch_sub(1, Ordering::AcqRel);
+            return Err(Rejection::TooManyStreams { id });
+        }
+        Ok(StreamGuard { streams: Arc::clone(&self.streams), metrics: None })
     }
 }
 
@@ -391,32 +383,9 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-fn preflight() -> Response<ResponseBody> {
-    let mut response = Response::new(empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
-    let names = "Authorization, Content-Type, Accept, Mcp-Session-Id, MCP-Protocol-Version, Mcp-Method, Mcp-Name, Last-Event-ID";
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(names));
-    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    response
-}
-
-fn json_answer(body: String) -> Response<ResponseBody> {
-    let mut response = Response::new(full(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-fn text_answer(status: StatusCode, body: &'static str) -> Response<ResponseBody> {
-    let mut response = Response::new(full(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_TYPE;
     use http_body_util::BodyExt;
 
     use super::*;

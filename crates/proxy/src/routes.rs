@@ -3,7 +3,7 @@
 use http::Method;
 use url::Url;
 
-use crate::config::{AuthSettings, ProxyConfig};
+use crate::config::ProxyConfig;
 
 /// What a request is for, by path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +35,7 @@ impl Routes {
     /// also under the endpoint prefix.
     pub fn new(config: &ProxyConfig) -> Self {
         let mut mcp = vec!["/".to_owned(), "/mcp".to_owned(), config.target.path().to_owned()];
-        if let AuthSettings::Token(token) = &config.auth
-            && let Some(resource) = &token.resource_url
-            && let Ok(url) = Url::parse(resource)
-        {
+        if let Some(url) = config.resource_url().and_then(|url| Url::parse(url).ok()) {
             mcp.push(url.path().to_owned());
         }
         if !config.endpoint_prefix.is_empty() {

@@ -3,6 +3,8 @@
 mod authentication;
 mod outgoing;
 pub mod record;
+mod remote;
+mod report;
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -10,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::Value;
 use skep_auth::authenticator::Authenticator;
 use skep_auth::aws::AwsSetupError;
 use skep_auth::client::FetchError;
@@ -22,13 +24,14 @@ use skep_runtime::health::Readiness;
 use skep_runtime::http::{Ends, Handler, HttpLimits, ResponseBody};
 use skep_runtime::logging::chain;
 use skep_runtime::rng::SharedRng;
+use tokio_util::sync::CancellationToken;
 
 use crate::annotations::AnnotationCache;
 use crate::audit::AuditSink;
 use crate::cedar::Policies;
-use crate::config::{ConfigError, ProxyConfig};
+use crate::config::{AuthSettings, ConfigError, ProxyConfig};
 use crate::metrics::{ProxyMetrics, ProxyMetricsHandle};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Doors, Pipeline, Stages};
 use crate::routes::Routes;
 use crate::stages::authenticate::Authentication;
 use crate::stages::authorize::Authorization;
@@ -41,6 +44,7 @@ use crate::upstream::{ConnectorError, Upstream};
 use self::authentication::authentication;
 use self::outgoing::outgoing;
 use self::record::Recorder;
+use self::remote::Remote;
 
 /// Why a configuration can't be put to work.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,7 @@ pub struct Proxy {
     annotations: Arc<AnnotationCache>,
     streams: Arc<AtomicUsize>,
     backend_up: Arc<Mutex<Option<bool>>>,
+    remote: Remote,
     current: Mutex<Current>,
     local_port: u16,
 }
@@ -95,6 +100,8 @@ struct Current {
     authenticator: Option<Arc<Authenticator>>,
     audit_file: Option<(String, AuditSink)>,
     outgoing: Outgoing,
+    /// Cancelled when the doors are closed, and another one then.
+    closing: CancellationToken,
     reloads: u64,
     refused: u64,
     last_refusal: Option<String>,
@@ -115,6 +122,7 @@ impl Proxy {
             authenticator: None,
             audit_file: None,
             outgoing: Outgoing::Fixed,
+            closing: CancellationToken::new(),
             reloads: 0,
             refused: 0,
             last_refusal: None,
@@ -134,6 +142,7 @@ impl Proxy {
             annotations,
             streams,
             backend_up,
+            remote: Remote::default(),
             current: Mutex::new(current),
             local_port,
             shared,
@@ -141,7 +150,8 @@ impl Proxy {
     }
 
     /// Takes a new configuration: requests from now on use it, those that run end under the old one,
-    /// and no connection is dropped. A configuration that can't be put to work changes nothing.
+    /// and no connection is dropped. One that is suspended ends them. A configuration that can't be put to
+    /// work changes nothing.
     ///
     /// # Errors
     /// When the configuration can't be put to work; the old one stays.
@@ -158,6 +168,12 @@ impl Proxy {
         match build(&config, &parts, &mut current) {
             Ok(pipeline) => {
                 self.pipeline.store(Arc::new(pipeline));
+                if config.suspended.is_some() {
+                    std::mem::take(&mut current.closing).cancel();
+                }
+                if !same_way(&current.config, &config) {
+                    self.remote.forget(&self.metrics);
+                }
                 current.config = config;
                 current.reloads += 1;
                 current.last_refusal = None;
@@ -187,17 +203,9 @@ impl Proxy {
         self.current.lock().map(|current| current.config.limits.http).unwrap_or_default()
     }
 
-    /// What `/status` says of this proxy. It holds no secret.
+    /// What `/status` says of this proxy, as JSON: see [`WorkloadReport`](skep_api::report::WorkloadReport).
     pub fn status(&self) -> Value {
-        let Ok(current) = self.current.lock() else { return Value::Null };
-        json!({
-            "name": current.config.name,
-            "target": skep_auth::client::redacted(&current.config.target),
-            "authentication": current.authenticator.as_deref().map(authentication::status),
-            "credential": current.outgoing.status(),
-            "backendAvailable": self.backend_up.lock().ok().and_then(|up| *up),
-            "config": {"reloads": current.reloads, "refused": current.refused, "lastRefusal": current.last_refusal},
-        })
+        serde_json::to_value(self.report()).unwrap_or_default()
     }
 
     /// The keys of the issuers, to be fetched before the first caller comes.
@@ -222,7 +230,50 @@ struct Parts<'a> {
     local_port: u16,
 }
 
+/// True when a probe of the one says something about the other.
+fn same_way(before: &ProxyConfig, after: &ProxyConfig) -> bool {
+    let probed = |config: &ProxyConfig| config.remote && config.suspended.is_none();
+    before.target == after.target
+        && before.target_reach == after.target_reach
+        && before.add_headers == after.add_headers
+        && probed(before) == probed(after)
+}
+
 fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Result<Pipeline, BuildError> {
+    let pipeline = match &config.suspended {
+        Some(suspension) => {
+            tracing::warn!(
+                proxy = config.name,
+                reason = suspension.reason,
+                "the proxy is suspended: it lets no call through"
+            );
+            closed(config, parts, current)
+        }
+        None => open(config, parts, current)?,
+    };
+    parts.metrics.suspended(config.suspended.is_some());
+    Ok(pipeline)
+}
+
+/// A pipeline without stages. Nothing about it can fail, and nothing of what was got for callers is kept.
+fn closed(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Pipeline {
+    let audit_file = audit_file(config, current).unwrap_or_else(|error| {
+        tracing::warn!(proxy = config.name, error = %chain(&error), "audit records go to standard output");
+        None
+    });
+    parts.metrics.anonymous(false);
+    parts.metrics.keys(Vec::new());
+    current.authenticator = None;
+    current.audit_file = audit_file;
+    current.outgoing = Outgoing::Fixed;
+    let resource = match &config.auth {
+        AuthSettings::Token(token) => Some(authentication::resource(token)),
+        AuthSettings::Anonymous => None,
+    };
+    around(Doors::Suspended(resource), config, parts, current)
+}
+
+fn open(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Result<Pipeline, BuildError> {
     let shared = parts.shared;
     let policies = match &config.policies {
         Some((cedar, numbers)) => {
@@ -249,15 +300,8 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
     current.authenticator = authenticator;
     current.audit_file = audit_file;
     current.outgoing = outgoing.clone();
-    let sink = match &current.audit_file {
-        Some((_, sink)) => sink.clone(),
-        None => shared.audit.clone(),
-    };
     let tools = Arc::new(config.tools.clone());
-    let audit = config.audit.clone().map(|audit| (audit, sink));
-    Ok(Pipeline {
-        routes: Routes::new(config),
-        entrance: Entrance::new(config, parts.local_port),
+    let stages = Stages {
         authentication,
         bounds: Bounds {
             bytes: config.limits.body_bytes,
@@ -279,8 +323,29 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
             sse_frame_bytes: config.limits.sse_frame_bytes,
             scan_errors: true,
             drain: shared.drain.clone(),
+            closing: current.closing.clone(),
         },
         tools,
+        streams: Arc::clone(parts.streams),
+        max_streams: config.limits.streams,
+        remote: config.remote,
+        closing: current.closing.clone(),
+    };
+    Ok(around(Doors::Open(Box::new(stages)), config, parts, current))
+}
+
+/// The pipeline around its doors.
+fn around(doors: Doors, config: &ProxyConfig, parts: &Parts<'_>, current: &Current) -> Pipeline {
+    let shared = parts.shared;
+    let sink = match &current.audit_file {
+        Some((_, sink)) => sink.clone(),
+        None => shared.audit.clone(),
+    };
+    let audit = config.audit.clone().map(|audit| (audit, sink));
+    Pipeline {
+        routes: Routes::new(config),
+        entrance: Entrance::new(config, parts.local_port),
+        doors,
         recorder: Arc::new(Recorder {
             server: config.name.clone(),
             audit,
@@ -292,8 +357,6 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
         metrics: parts.metrics.clone(),
         readiness: shared.readiness.clone(),
         drain: shared.drain.clone(),
-        streams: Arc::clone(parts.streams),
-        max_streams: config.limits.streams,
         trust_proxy_headers: config.trust_proxy_headers,
         strict_versions: config.strict_protocol_validation,
         stateless: config.stateless,
@@ -301,7 +364,7 @@ fn build(config: &ProxyConfig, parts: &Parts<'_>, current: &mut Current) -> Resu
         clock: Arc::clone(&shared.clock),
         rng: Arc::clone(&shared.rng),
         backend_up: Arc::clone(parts.backend_up),
-    })
+    }
 }
 
 /// The audit file stays open over a change that keeps its name, so that no two writers share it.

@@ -1,4 +1,5 @@
-//! Fakes and builders for tests: time, randomness, an identity provider, an MCP backend, raw HTTP, TLS.
+//! Fakes and builders for tests: time, randomness, an identity provider, an MCP backend, raw HTTP, TLS,
+//! a Kubernetes API server.
 //!
 //! Only ever a dev-dependency. Everything listens on 127.0.0.1 and a port the system picks, and stops
 //! when its handle is dropped. A fake that can't do what a test asked of it panics: the test is over.
@@ -12,6 +13,7 @@
 
 pub mod backend;
 pub mod clock;
+pub mod control_plane;
 pub mod idp;
 pub mod raw;
 pub mod rng;
@@ -21,6 +23,7 @@ pub mod token_endpoint;
 
 pub use backend::McpBackend;
 pub use clock::ManualClock;
+pub use control_plane::ControlPlane;
 pub use idp::{FakeIdp, Outage, TokenSpec};
 pub use raw::{Answer, RawConnection, free_port};
 pub use rng::SeededRng;

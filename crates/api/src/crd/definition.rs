@@ -5,12 +5,16 @@ use serde_json::{Map, Value, json};
 
 use super::authz::AuthzConfigSpec;
 use super::external_auth::ExternalAuthSpec;
+use super::group::GroupSpec;
 use super::oidc::OidcConfigSpec;
 use super::remote_proxy::RemoteProxySpec;
 use super::server::ServerSpec;
-use super::status::{ConfigStatus, RemoteProxyStatus, ServerStatus};
+use super::server_entry::ServerEntrySpec;
+use super::status::{ConfigStatus, GroupStatus, RemoteProxyStatus, ServerEntryStatus, ServerStatus};
 use super::structural::schema_of;
+use super::telemetry::TelemetryConfigSpec;
 use super::tools::ToolConfigSpec;
+use super::webhooks::WebhookConfigSpec;
 use super::{GROUP, Kind};
 
 /// The CRDs of all kinds, in alphabetical order of their plurals.
@@ -18,16 +22,39 @@ pub fn definitions() -> Vec<Value> {
     Kind::ALL.into_iter().map(definition).collect()
 }
 
-/// The CRD of one kind: v1alpha1 (served, deprecated) and v1beta1 (served, stored) with one schema.
+/// The CRD of one kind. All its versions are served and have one schema; those that are older than the stored
+/// one are deprecated.
 pub fn definition(kind: Kind) -> Value {
-    let names = Names::of(kind);
+    let plural = kind.plural();
     let schema = schema(kind);
     let columns = columns(kind);
+    let versions: Vec<Value> = kind
+        .versions()
+        .iter()
+        .map(|version| {
+            let stored = *version == kind.stored();
+            let mut made = json!({
+                "name": version.as_str(),
+                "served": true,
+                "storage": stored,
+                "additionalPrinterColumns": columns,
+                "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": schema},
+            });
+            if let Some(map) = made.as_object_mut().filter(|_| !stored) {
+                let warning =
+                    format!("{} is deprecated; use {}", version.api_version(), kind.stored().as_str());
+                map.insert("deprecated".to_owned(), true.into());
+                map.insert("deprecationWarning".to_owned(), warning.into());
+            }
+            made
+        })
+        .collect();
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {
-            "name": format!("{}.{GROUP}", names.plural),
+            "name": format!("{plural}.{GROUP}"),
             "labels": {"toolhive.stacklok.dev/auto-migrate-storage-version": "true"},
         },
         "spec": {
@@ -37,38 +64,24 @@ pub fn definition(kind: Kind) -> Value {
             "names": {
                 "kind": kind.as_str(),
                 "listKind": format!("{kind}List"),
-                "plural": names.plural,
-                "singular": names.singular,
-                "shortNames": names.short,
+                "plural": plural,
+                "singular": kind.as_str().to_ascii_lowercase(),
+                "shortNames": kind.short_names(),
                 "categories": ["toolhive"],
             },
-            "versions": [
-                {
-                    "name": "v1alpha1",
-                    "served": true,
-                    "storage": false,
-                    "deprecated": true,
-                    "deprecationWarning": format!("{GROUP}/v1alpha1 is deprecated; use v1beta1"),
-                    "additionalPrinterColumns": columns,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": schema},
-                },
-                {
-                    "name": "v1beta1",
-                    "served": true,
-                    "storage": true,
-                    "additionalPrinterColumns": columns,
-                    "subresources": {"status": {}},
-                    "schema": {"openAPIV3Schema": schema},
-                },
-            ],
+            "versions": versions,
         },
     })
 }
 
 /// The schema of one kind, as the API server judges it.
+///
+/// It takes everything that ToolHive's schema takes, in both directions of an upgrade; `tests/it` compares the
+/// two. It has no defaults at all: where there are two spellings of a field, a default for one would hide
+/// the other, and everywhere else the planner knows ToolHive's defaults, so that an object stays as it was
+/// written and means the same when no API server has filled it in.
 pub fn schema(kind: Kind) -> Value {
-    let mut schema = match kind {
+    match kind {
         Kind::MCPServer => {
             object::<ServerSpec, ServerStatus>("An MCP server in a container, with a proxy in front of it.")
         }
@@ -83,14 +96,17 @@ pub fn schema(kind: Kind) -> Value {
         }
         Kind::MCPOIDCConfig => object::<OidcConfigSpec, ConfigStatus>("How callers' tokens are judged."),
         Kind::MCPAuthzConfig => object::<AuthzConfigSpec, ConfigStatus>("Who may call what."),
-    };
-    // An empty tool config changes nothing, and may be written without a spec.
-    if kind == Kind::MCPToolConfig
-        && let Some(map) = schema.as_object_mut()
-    {
-        map.shift_remove("required");
+        Kind::MCPGroup => object::<GroupSpec, GroupStatus>("Workloads and entries that belong together."),
+        Kind::MCPTelemetryConfig => {
+            object::<TelemetryConfigSpec, ConfigStatus>("Metrics and traces that workloads share.")
+        }
+        Kind::MCPWebhookConfig => {
+            object::<WebhookConfigSpec, ConfigStatus>("Webhooks that judge or change calls.")
+        }
+        Kind::MCPServerEntry => {
+            object::<ServerEntrySpec, ServerEntryStatus>("A remote MCP server in a catalogue.")
+        }
     }
-    schema
 }
 
 fn object<S: JsonSchema, T: JsonSchema>(description: &str) -> Value {
@@ -103,29 +119,7 @@ fn object<S: JsonSchema, T: JsonSchema>(description: &str) -> Value {
     properties.insert("metadata".to_owned(), json!({"type": "object"}));
     properties.insert("spec".to_owned(), schema_of::<S>());
     properties.insert("status".to_owned(), schema_of::<T>());
-    json!({"type": "object", "description": description, "required": ["spec"], "properties": properties})
-}
-
-struct Names {
-    plural: &'static str,
-    singular: &'static str,
-    short: &'static [&'static str],
-}
-
-impl Names {
-    fn of(kind: Kind) -> Self {
-        let (plural, singular, short): (_, _, &'static [&'static str]) = match kind {
-            Kind::MCPServer => ("mcpservers", "mcpserver", &["mcpserver", "mcpservers"]),
-            Kind::MCPRemoteProxy => ("mcpremoteproxies", "mcpremoteproxy", &["rp", "mcprp"]),
-            Kind::MCPExternalAuthConfig => {
-                ("mcpexternalauthconfigs", "mcpexternalauthconfig", &["extauth", "mcpextauth"])
-            }
-            Kind::MCPToolConfig => ("mcptoolconfigs", "mcptoolconfig", &["tc", "toolconfig"]),
-            Kind::MCPOIDCConfig => ("mcpoidcconfigs", "mcpoidcconfig", &["mcpoidc"]),
-            Kind::MCPAuthzConfig => ("mcpauthzconfigs", "mcpauthzconfig", &["authzcfg"]),
-        };
-        Self { plural, singular, short }
-    }
+    json!({"type": "object", "description": description, "properties": properties})
 }
 
 fn columns(kind: Kind) -> Value {
@@ -150,8 +144,29 @@ fn columns(kind: Kind) -> Value {
             age
         ]),
         Kind::MCPExternalAuthConfig | Kind::MCPAuthzConfig => json!([text("Type", ".spec.type"), valid, age]),
-        Kind::MCPToolConfig => json!([valid, age]),
+        Kind::MCPToolConfig | Kind::MCPWebhookConfig => json!([valid, age]),
         Kind::MCPOIDCConfig => json!([text("Source", ".spec.type"), valid, age]),
+        Kind::MCPGroup => json!([
+            {"name": "Servers", "type": "integer", "jsonPath": ".status.serverCount"},
+            {"name": "Proxies", "type": "integer", "jsonPath": ".status.remoteProxyCount"},
+            text("Phase", ".status.phase"),
+            text("Checked", &condition("MCPServersChecked")),
+            age
+        ]),
+        Kind::MCPTelemetryConfig => json!([
+            text("Endpoint", ".spec.openTelemetry.endpoint"),
+            valid,
+            {"name": "Tracing", "type": "boolean", "jsonPath": ".spec.openTelemetry.tracing.enabled"},
+            {"name": "Metrics", "type": "boolean", "jsonPath": ".spec.openTelemetry.metrics.enabled"},
+            age
+        ]),
+        Kind::MCPServerEntry => json!([
+            text("Phase", ".status.phase"),
+            text("Transport", ".spec.transport"),
+            text("Remote URL", ".spec.remoteUrl"),
+            text("Group", ".spec.groupRef.name"),
+            age
+        ]),
     }
 }
 

@@ -2,13 +2,16 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::authz::FreeForm;
+use super::DNS_LABEL;
+use super::embedded_auth::EmbeddedAuthServer;
 use super::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
 use super::reference::{CaBundleSource, SecretKeyRef};
 use super::token_exchange::{TokenExchange, TokenExchangeSpec};
 use crate::problem::Problem;
+
+/// A tenant of Microsoft Entra: its id, or one of its domains.
+const TENANT: &str = r"^([0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}|([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)+[a-zA-Z]{2,})$";
 
 /// Spec of an MCPExternalAuthConfig: exactly the block that `type` names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,8 +37,7 @@ pub struct ExternalAuthSpec {
     /// A fixed bearer token.
     pub bearer_token: Option<BearerToken>,
     /// An authorization server inside the proxy.
-    #[schemars(with = "Option<FreeForm>")]
-    pub embedded_auth_server: Option<Value>,
+    pub embedded_auth_server: Option<EmbeddedAuthServer>,
     /// AWS credentials by web identity, and SigV4 signatures.
     pub aws_sts: Option<AwsSts>,
     /// The token of an upstream provider of the embedded authorization server.
@@ -103,7 +105,7 @@ pub struct BearerToken {
 #[serde(rename_all = "camelCase")]
 pub struct AwsSts {
     /// AWS region.
-    #[schemars(regex(pattern = r"^[a-z]{2}(-[a-z]+)+-\d+$"))]
+    #[schemars(length(min = 1), regex(pattern = r"^[a-z]{2}(-[a-z]+)+-\d+$"))]
     pub region: String,
     /// Service name in signatures. Default: `aws-mcp`.
     pub service: Option<String>,
@@ -161,20 +163,22 @@ pub struct UpstreamInject {
 #[serde(rename_all = "camelCase", default)]
 pub struct Obo {
     /// Tenant, by id or domain.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), regex(pattern = TENANT))]
     pub tenant_id: Option<String>,
     /// Client id.
     pub client_id: Option<String>,
     /// Client secret.
     pub client_secret_ref: Option<SecretKeyRef>,
-    /// Authority URL.
+    /// Authority URL, https, without a slash at its end.
+    #[schemars(regex(pattern = r"^https://[^\s?#@]+[^/\s?#@]$"))]
     pub authority: Option<String>,
     /// Audience of the token that is asked for.
     pub audience: Option<String>,
     /// Scopes of the token that is asked for.
-    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 20), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "atomic"))]
     pub scopes: Option<Vec<String>>,
     /// Upstream provider whose token is presented.
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL))]
     pub subject_token_provider_name: Option<String>,
     /// How long before its expiry a token is renewed.
     pub cache_skew: Option<String>,
@@ -185,7 +189,7 @@ pub struct Obo {
 #[serde(rename_all = "camelCase")]
 pub struct Xaa {
     /// Token endpoint of the identity provider.
-    #[schemars(regex(pattern = r"^https://"))]
+    #[schemars(regex(pattern = r"^https://.*$"))]
     pub idp_token_url: String,
     /// Client id at the identity provider.
     pub idp_client_id: Option<String>,
@@ -207,6 +211,7 @@ pub struct Xaa {
     /// Upstream provider whose token is presented.
     pub subject_provider_name: Option<String>,
     /// Type of the token that is presented.
+    #[schemars(extend("enum" = ["urn:ietf:params:oauth:token-type:id_token"]))]
     pub subject_token_type: Option<String>,
     /// The target's token endpoint may be plain http.
     pub insecure_target_token_url: Option<bool>,
@@ -220,8 +225,11 @@ pub enum ExternalAuth {
     BearerToken(BearerToken),
     Unauthenticated,
     AwsSts(AwsSts),
-    /// A type that is read but that nothing here runs.
-    Other(ExternalAuthType),
+    /// Nothing here runs it yet, as the three below.
+    EmbeddedAuthServer(Box<EmbeddedAuthServer>),
+    UpstreamInject(UpstreamInject),
+    Obo(Box<Obo>),
+    Xaa(Box<Xaa>),
 }
 
 impl ExternalAuth {
@@ -233,7 +241,10 @@ impl ExternalAuth {
             Self::BearerToken(_) => ExternalAuthType::BearerToken,
             Self::Unauthenticated => ExternalAuthType::Unauthenticated,
             Self::AwsSts(_) => ExternalAuthType::AwsSts,
-            Self::Other(kind) => *kind,
+            Self::EmbeddedAuthServer(_) => ExternalAuthType::EmbeddedAuthServer,
+            Self::UpstreamInject(_) => ExternalAuthType::UpstreamInject,
+            Self::Obo(_) => ExternalAuthType::Obo,
+            Self::Xaa(_) => ExternalAuthType::Xaa,
         }
     }
 }
@@ -280,10 +291,12 @@ impl ExternalAuth {
             ExternalAuthType::BearerToken => Self::BearerToken(spec.bearer_token?),
             ExternalAuthType::Unauthenticated => Self::Unauthenticated,
             ExternalAuthType::AwsSts => Self::AwsSts(spec.aws_sts?),
-            ExternalAuthType::EmbeddedAuthServer
-            | ExternalAuthType::UpstreamInject
-            | ExternalAuthType::Obo
-            | ExternalAuthType::Xaa => Self::Other(kind),
+            ExternalAuthType::EmbeddedAuthServer => {
+                Self::EmbeddedAuthServer(Box::new(spec.embedded_auth_server?))
+            }
+            ExternalAuthType::UpstreamInject => Self::UpstreamInject(spec.upstream_inject?),
+            ExternalAuthType::Obo => Self::Obo(Box::new(spec.obo?)),
+            ExternalAuthType::Xaa => Self::Xaa(Box::new(spec.xaa?)),
         })
     }
 }

@@ -1,9 +1,15 @@
 //! The custom resources: what may be written (`*Spec`, in every spelling there has been) and what it
 //! means (`RemoteProxy`, `Server`, ...), with nothing decided that takes other objects to decide.
 
+pub mod auth_storage;
 pub mod authz;
+pub mod bounds;
+mod canonical;
 pub mod definition;
+pub mod embedded_auth;
 pub mod external_auth;
+pub mod group;
+pub mod kind;
 pub mod meta;
 pub mod oidc;
 pub mod parse;
@@ -11,25 +17,30 @@ pub mod pod;
 pub mod reference;
 pub mod remote_proxy;
 pub mod server;
+pub mod server_entry;
 pub mod status;
 mod structural;
+pub mod telemetry;
 pub mod token_exchange;
 pub mod tools;
+pub mod trusted_issuer;
+pub mod webhooks;
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::authz::AuthzConfigSpec;
 use self::external_auth::{ExternalAuth, ExternalAuthSpec};
+use self::group::GroupSpec;
+pub use self::kind::{Kind, LATER_KINDS, UnknownKind, Version};
 use self::meta::ObjectMeta;
 use self::oidc::OidcConfigSpec;
 use self::parse::{INVALID_FIELD, Rules, UNKNOWN_FIELD, read};
 use self::remote_proxy::{RemoteProxy, RemoteProxySpec};
 use self::server::{Server, ServerSpec};
+use self::server_entry::ServerEntrySpec;
+use self::telemetry::TelemetryConfigSpec;
 use self::tools::ToolConfigSpec;
+use self::webhooks::WebhookConfigSpec;
 use crate::problem::Problem;
 
 /// API group of all kinds.
@@ -38,106 +49,10 @@ pub const GROUP: &str = "toolhive.stacklok.dev";
 /// Namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// The kinds that this version plans.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Kind {
-    MCPServer,
-    MCPRemoteProxy,
-    MCPExternalAuthConfig,
-    MCPToolConfig,
-    MCPOIDCConfig,
-    MCPAuthzConfig,
-}
-
-impl Kind {
-    /// All of them, in alphabetical order of their plurals.
-    pub const ALL: [Self; 6] = [
-        Self::MCPAuthzConfig,
-        Self::MCPExternalAuthConfig,
-        Self::MCPOIDCConfig,
-        Self::MCPRemoteProxy,
-        Self::MCPServer,
-        Self::MCPToolConfig,
-    ];
-
-    /// The name in manifests.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::MCPServer => "MCPServer",
-            Self::MCPRemoteProxy => "MCPRemoteProxy",
-            Self::MCPExternalAuthConfig => "MCPExternalAuthConfig",
-            Self::MCPToolConfig => "MCPToolConfig",
-            Self::MCPOIDCConfig => "MCPOIDCConfig",
-            Self::MCPAuthzConfig => "MCPAuthzConfig",
-        }
-    }
-
-    /// True for kinds that make a workload, false for configs.
-    pub fn is_workload(self) -> bool {
-        matches!(self, Self::MCPServer | Self::MCPRemoteProxy)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A kind that this version does not plan.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a kind of {GROUP} that this version plans")]
-pub struct UnknownKind(pub String);
-
-impl FromStr for Kind {
-    type Err = UnknownKind;
-
-    fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| UnknownKind(text.to_owned()))
-    }
-}
-
-/// Kinds of the group that this version knows by name only.
-pub const LATER_KINDS: [&str; 10] = [
-    "EmbeddingServer",
-    "MCPAuthServer",
-    "MCPGroup",
-    "MCPRegistry",
-    "MCPServerEntry",
-    "MCPTelemetryConfig",
-    "MCPWebhookConfig",
-    "VirtualMCPCompositeToolDefinition",
-    "VirtualMCPServer",
-    "VirtualMCPAuthServer",
-];
-
-/// API version of an object; both have one schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// Deprecated.
-    V1Alpha1,
-    /// The stored one.
-    V1Beta1,
-}
-
-impl Version {
-    /// `toolhive.stacklok.dev/v1beta1` and the like.
-    pub fn api_version(self) -> String {
-        match self {
-            Self::V1Alpha1 => format!("{GROUP}/v1alpha1"),
-            Self::V1Beta1 => format!("{GROUP}/v1beta1"),
-        }
-    }
-
-    /// Reads `apiVersion`; `None` when it is another group's or unknown.
-    pub fn of(api_version: &str) -> Option<Self> {
-        match api_version.strip_prefix(GROUP)? {
-            "/v1alpha1" => Some(Self::V1Alpha1),
-            "/v1beta1" => Some(Self::V1Beta1),
-            _ => None,
-        }
-    }
-}
+/// A DNS label in lower case, without its length.
+const DNS_LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+/// A duration that is written as Go does, with a unit to each number.
+const GO_DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$";
 
 /// One custom resource, read.
 #[derive(Debug, Clone, PartialEq)]
@@ -149,6 +64,11 @@ pub struct Object {
     /// What was found while reading: unknown fields and values that don't fit. When one of them is an
     /// error, `spec` is not to be relied on.
     pub findings: Vec<Problem>,
+    /// What the bounds of the kind's schema refuse, when the spec could be read. The planner says it where
+    /// it has nothing better to say of the same field.
+    pub bounds: Vec<Problem>,
+    /// SHA-256 of the spec in hexadecimal, whatever order its fields are written in. Empty without a spec.
+    pub spec_digest: String,
 }
 
 /// What an object says.
@@ -160,6 +80,10 @@ pub enum Spec {
     ToolConfig(Box<ToolConfigSpec>),
     OidcConfig(Box<OidcConfigSpec>),
     AuthzConfig(Box<AuthzConfigSpec>),
+    Group(Box<GroupSpec>),
+    Telemetry(Box<TelemetryConfigSpec>),
+    Webhooks(Box<WebhookConfigSpec>),
+    Entry(Box<ServerEntrySpec>),
     /// It could not be read; `findings` says why.
     Unreadable,
 }
@@ -171,6 +95,13 @@ pub enum ObjectError {
     NoApiVersion,
     #[error("`apiVersion: {0}` is unknown; write `{GROUP}/v1beta1`")]
     Version(String),
+    #[error("{kind} has no version `{given}`; write `{GROUP}/{known}`")]
+    VersionOfKind {
+        kind: Kind,
+        given: String,
+        /// The version to write, without the group.
+        known: &'static str,
+    },
     #[error(transparent)]
     Kind(#[from] UnknownKind),
 }
@@ -185,6 +116,10 @@ impl Object {
         let api_version = text("apiVersion").ok_or(ObjectError::NoApiVersion)?;
         let version = Version::of(api_version).ok_or_else(|| ObjectError::Version(api_version.to_owned()))?;
         let kind: Kind = text("kind").unwrap_or_default().parse()?;
+        if !kind.versions().contains(&version) {
+            let known = kind.stored().as_str();
+            return Err(ObjectError::VersionOfKind { kind, given: version.as_str().to_owned(), known });
+        }
         let mut findings = Vec::new();
         let metadata = metadata(value.get("metadata").unwrap_or(&Value::Null), &mut findings);
         for field in value.as_object().into_iter().flat_map(|map| map.keys()) {
@@ -198,8 +133,10 @@ impl Object {
         }
         let spec = match value.get("spec") {
             Some(spec) if spec.is_object() => read_spec(kind, spec, &mut findings),
-            // A tool config without a spec is what an empty one looks like after `kubectl get`.
-            None | Some(Value::Null) if kind == Kind::MCPToolConfig => Some(Spec::ToolConfig(Box::default())),
+            // What an empty one looks like after `kubectl get`.
+            None | Some(Value::Null) if kind.may_be_empty() => {
+                read_spec(kind, &Value::Object(serde_json::Map::new()), &mut findings)
+            }
             None | Some(Value::Null) => {
                 findings.push(Problem::error("spec", INVALID_FIELD, "The spec is missing."));
                 None
@@ -209,7 +146,20 @@ impl Object {
                 None
             }
         };
-        Ok(Self { kind, version, metadata, spec: spec.unwrap_or(Spec::Unreadable), findings })
+        let bounds = match (&spec, value.get("spec")) {
+            (Some(_), Some(written)) => bounds::violations(kind, written),
+            _ => Vec::new(),
+        };
+        let spec_digest = value.get("spec").map(canonical::digest).unwrap_or_default();
+        Ok(Self {
+            kind,
+            version,
+            metadata,
+            spec: spec.unwrap_or(Spec::Unreadable),
+            findings,
+            bounds,
+            spec_digest,
+        })
     }
 }
 
@@ -233,8 +183,7 @@ const PROTECTIVE: [&str; 13] = [
 fn read_spec(kind: Kind, spec: &Value, findings: &mut Vec<Problem>) -> Option<Spec> {
     let workload =
         Rules { root: "spec", free_form: &["podTemplateSpec"], protective: &PROTECTIVE, strict: false };
-    let config =
-        Rules { root: "spec", free_form: &["config", "embeddedAuthServer"], protective: &[], strict: true };
+    let config = Rules { root: "spec", free_form: &["config"], protective: &[], strict: true };
     Some(match kind {
         Kind::MCPServer => Spec::Server(Box::new(Server::from_spec(
             read::<ServerSpec>(spec, &workload, findings)?,
@@ -251,6 +200,10 @@ fn read_spec(kind: Kind, spec: &Value, findings: &mut Vec<Problem>) -> Option<Sp
         Kind::MCPToolConfig => Spec::ToolConfig(Box::new(read(spec, &config, findings)?)),
         Kind::MCPOIDCConfig => Spec::OidcConfig(Box::new(read(spec, &config, findings)?)),
         Kind::MCPAuthzConfig => Spec::AuthzConfig(Box::new(read(spec, &config, findings)?)),
+        Kind::MCPGroup => Spec::Group(Box::new(read(spec, &workload, findings)?)),
+        Kind::MCPTelemetryConfig => Spec::Telemetry(Box::new(read(spec, &workload, findings)?)),
+        Kind::MCPWebhookConfig => Spec::Webhooks(Box::new(read(spec, &config, findings)?)),
+        Kind::MCPServerEntry => Spec::Entry(Box::new(read(spec, &workload, findings)?)),
     })
 }
 

@@ -79,8 +79,10 @@ pub struct EnvVar {
 /// The name of a Secret for pulling images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct PullSecret {
     /// Name of the Secret.
+    #[serde(default)]
     pub name: String,
 }
 
@@ -195,6 +197,9 @@ pub struct TokenBucket {
 /// Limits on one tool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.shared) || has(self.perUser)", "message": "at least one of shared and perUser must be set"},
+]))]
 pub struct ToolRateLimit {
     /// Name of the tool.
     #[schemars(length(min = 1))]

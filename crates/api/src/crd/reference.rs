@@ -37,13 +37,23 @@ pub struct CaBundleSource {
 /// The ConfigMap key of a CA bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct CaBundleKey {
     /// Name of the ConfigMap.
+    #[serde(default)]
     pub name: String,
     /// Key in the ConfigMap.
     pub key: Option<String>,
     /// Whether the ConfigMap may be missing.
     pub optional: Option<bool>,
+}
+
+/// The name of an object of a kind that the field fixes. An empty one is taken here and found nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigRef {
+    /// Name of the object, in the same namespace.
+    pub name: String,
 }
 
 /// The name of an object of a kind that the field fixes.

@@ -11,7 +11,7 @@ use super::pod::{
     AuditSpec, EmbeddedTelemetry, HeaderForwardSpec, NetworkPolicySpec, RateLimiting, ResourceOverrides,
     Resources, SessionAffinity, SessionStorage,
 };
-use super::reference::{AuthServerRef, GroupRef, NameRef, OidcConfigRef, TelemetryConfigRef};
+use super::reference::{AuthServerRef, ConfigRef, GroupRef, NameRef, OidcConfigRef, TelemetryConfigRef};
 use crate::problem::Problem;
 use crate::runconfig::{ClientToken, Transport};
 
@@ -56,7 +56,7 @@ pub struct RemoteProxySpec {
     /// How callers' tokens are judged, in a shared MCPOIDCConfig.
     pub oidc_config_ref: Option<OidcConfigRef>,
     /// The credential for the remote server, in an MCPExternalAuthConfig.
-    pub external_auth_config_ref: Option<NameRef>,
+    pub external_auth_config_ref: Option<ConfigRef>,
     /// An authorization server inside the proxy.
     pub auth_server_ref: Option<AuthServerRef>,
     /// Headers that are added to every request.
@@ -68,7 +68,7 @@ pub struct RemoteProxySpec {
     /// Records of every request.
     pub audit: Option<AuditSpec>,
     /// Which tools clients see, in an MCPToolConfig.
-    pub tool_config_ref: Option<NameRef>,
+    pub tool_config_ref: Option<ConfigRef>,
     /// Metrics and traces, in a shared MCPTelemetryConfig.
     pub telemetry_config_ref: Option<TelemetryConfigRef>,
     /// Metrics and traces, written here.
@@ -103,7 +103,7 @@ pub struct RemoteProxySpec {
     /// Limits on calls.
     pub rate_limiting: Option<RateLimiting>,
     /// Webhooks that judge or change calls, in an MCPWebhookConfig.
-    pub webhook_config_ref: Option<NameRef>,
+    pub webhook_config_ref: Option<ConfigRef>,
 }
 
 /// `authMode`.

@@ -11,7 +11,7 @@ use super::pod::{
     AuditSpec, EmbeddedTelemetry, EnvVar, RateLimiting, ResourceOverrides, Resources, SessionAffinity,
     SessionStorage,
 };
-use super::reference::{AuthServerRef, GroupRef, NameRef, OidcConfigRef, TelemetryConfigRef};
+use super::reference::{AuthServerRef, ConfigRef, GroupRef, NameRef, OidcConfigRef, TelemetryConfigRef};
 use super::remote_proxy::{AuthModeSpec, DEFAULT_PORT};
 use crate::problem::Problem;
 use crate::runconfig::Transport;
@@ -22,6 +22,9 @@ use crate::runconfig::Transport;
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "!(has(self.authzConfig) && has(self.authzConfigRef))", "message": "authzConfig and authzConfigRef are mutually exclusive; use authzConfigRef to refer to a shared MCPAuthzConfig"},
     {"rule": "!(has(self.oidcConfig) && has(self.oidcConfigRef))", "message": "oidcConfig and oidcConfigRef are mutually exclusive"},
+    {"rule": "!has(self.rateLimiting) || (has(self.sessionStorage) && self.sessionStorage.provider == 'redis')", "message": "rateLimiting needs sessionStorage with provider redis"},
+    {"rule": "!has(self.rateLimiting) || !has(self.rateLimiting.perUser) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)", "message": "rateLimiting.perUser needs users: oidcConfigRef or externalAuthConfigRef"},
+    {"rule": "!has(self.rateLimiting) || !has(self.rateLimiting.tools) || self.rateLimiting.tools.all(tool, !has(tool.perUser)) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)", "message": "rateLimiting.tools with perUser needs users: oidcConfigRef or externalAuthConfigRef"},
 ]))]
 pub struct ServerSpec {
     /// Container image of the MCP server.
@@ -82,13 +85,13 @@ pub struct ServerSpec {
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub tools: Option<Vec<String>>,
     /// Which tools clients see, in an MCPToolConfig.
-    pub tool_config_ref: Option<NameRef>,
+    pub tool_config_ref: Option<ConfigRef>,
     /// The credential for the MCP server, in an MCPExternalAuthConfig.
-    pub external_auth_config_ref: Option<NameRef>,
+    pub external_auth_config_ref: Option<ConfigRef>,
     /// An authorization server inside the proxy.
     pub auth_server_ref: Option<AuthServerRef>,
     /// Webhooks that judge or change calls, in an MCPWebhookConfig.
-    pub webhook_config_ref: Option<NameRef>,
+    pub webhook_config_ref: Option<ConfigRef>,
     /// Take the client's address and the external URL from `X-Forwarded-*`.
     pub trust_proxy_headers: Option<bool>,
     /// Path prefix under which an ingress serves this proxy.

@@ -120,6 +120,11 @@ pub struct ConfigStatus {
     /// Objects that refer to this one.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["kind", "name"]))]
     pub referencing_workloads: Option<Vec<ReferencingWorkload>>,
+    /// Number of objects that refer to this one. Kept from earlier versions of ToolHive; nobody writes it here.
+    pub reference_count: Option<i32>,
+    /// MCPServers that refer to this one, as in 2025. Nobody writes it here.
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub referencing_servers: Option<Vec<String>>,
 }
 
 /// An object that refers to a config.
@@ -130,4 +135,47 @@ pub struct ReferencingWorkload {
     pub kind: String,
     /// Its name.
     pub name: String,
+}
+
+/// Status of an MCPGroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupStatus {
+    /// `Ready`, `Pending` or `Failed`. It says that members could be counted, not that they work.
+    #[schemars(extend("enum" = ["Ready", "Pending", "Failed"]))]
+    pub phase: Option<String>,
+    /// Names of the MCPServers of the group.
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub servers: Option<Vec<String>>,
+    /// Number of MCPServers.
+    pub server_count: Option<i32>,
+    /// Names of the MCPRemoteProxies of the group.
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub remote_proxies: Option<Vec<String>>,
+    /// Number of MCPRemoteProxies.
+    pub remote_proxy_count: Option<i32>,
+    /// Names of the MCPServerEntries of the group.
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub entries: Option<Vec<String>>,
+    /// Number of MCPServerEntries.
+    pub entry_count: Option<i32>,
+    /// Generation this status is about.
+    pub observed_generation: Option<i64>,
+    /// Conditions.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Option<Vec<StatusCondition>>,
+}
+
+/// Status of an MCPServerEntry.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServerEntryStatus {
+    /// `Valid`, `Pending` or `Failed`.
+    #[schemars(extend("enum" = ["Valid", "Pending", "Failed"]))]
+    pub phase: Option<String>,
+    /// Generation this status is about.
+    pub observed_generation: Option<i64>,
+    /// Conditions.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Option<Vec<StatusCondition>>,
 }

@@ -39,6 +39,10 @@ pub struct SkepExtension {
     pub auth_mode: AuthMode,
     #[serde(default, skip_serializing_if = "is_default")]
     pub client_token: ClientToken,
+    /// Why no call is let through; empty when calls are. While it is set, every MCP request is answered
+    /// with 503.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub suspended: String,
     /// Extra values of the Host header that are let in, besides those that follow from the bind
     /// address, the Services and the resource URL.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -260,6 +260,11 @@ impl AwsSts {
     /// Whether credentials can be had, as of the last call to STS. A caller whose token is refused, or who
     /// may not take the role, says nothing about it, nor does a failure of more than five minutes ago.
     pub fn readiness(&self) -> ExchangeReadiness {
+        self.readiness_since().0
+    }
+
+    /// The same, and since when it has been so; never, when it was always.
+    pub fn readiness_since(&self) -> (ExchangeReadiness, Option<jiff::Timestamp>) {
         self.last.readiness(self.clock.instant())
     }
 
@@ -335,7 +340,7 @@ impl AwsSts {
             Some(AwsError::Unavailable { .. }) => ExchangeReadiness::Unavailable,
             Some(_) => return,
         };
-        self.last.note(readiness, self.clock.instant());
+        self.last.note(readiness, &*self.clock);
     }
 }
 

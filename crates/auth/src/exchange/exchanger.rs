@@ -166,6 +166,11 @@ impl Exchanger {
     /// Whether exchanges work, as of the last call. A refusal of a subject's token says that they do, and a
     /// failure of more than five minutes ago says nothing.
     pub fn readiness(&self) -> ExchangeReadiness {
+        self.readiness_since().0
+    }
+
+    /// The same, and since when it has been so; never, when it was always.
+    pub fn readiness_since(&self) -> (ExchangeReadiness, Option<jiff::Timestamp>) {
         self.last.readiness(self.clock.instant())
     }
 
@@ -326,7 +331,7 @@ impl Exchanger {
                 Failure::Unavailable(_) => ExchangeReadiness::Unavailable,
             },
         };
-        self.last.note(readiness, self.clock.instant());
+        self.last.note(readiness, &*self.clock);
         if let Err(fault) = outcome {
             tracing::warn!(
                 endpoint = redacted(&self.request.token_url),

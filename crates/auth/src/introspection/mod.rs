@@ -5,6 +5,7 @@ mod dialect;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -30,6 +31,9 @@ pub const CACHE_TTL: Duration = Duration::from_secs(30);
 
 /// How long it is kept at most that a token is not active.
 pub(crate) const INACTIVE_TTL: Duration = Duration::from_secs(10);
+
+/// What is asked about when nobody calls. It is no token of anybody.
+const NOBODYS_TOKEN: &str = "skep-is-the-endpoint-there";
 
 /// Where and how to ask.
 #[derive(Debug, Clone)]
@@ -72,6 +76,16 @@ pub struct Introspector {
     client: GuardedClient,
     clock: SharedClock,
     failing: AtomicBool,
+    last: Mutex<Option<LastAsked>>,
+}
+
+/// What came of the last question about a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastAsked {
+    /// How it failed; nothing when there was an answer.
+    pub failure: Option<String>,
+    /// When a question came to this first, with none in between that came to the other.
+    pub since: jiff::Timestamp,
 }
 
 impl PartialEq for IntrospectionSettings {
@@ -89,7 +103,7 @@ impl PartialEq for IntrospectionSettings {
 impl Introspector {
     /// Asks over `client`, whose answers should be bounded by [`MAX_ANSWER`].
     pub fn new(settings: IntrospectionSettings, client: GuardedClient, clock: SharedClock) -> Self {
-        Self { settings, client, clock, failing: AtomicBool::new(false) }
+        Self { settings, client, clock, failing: AtomicBool::new(false), last: Mutex::default() }
     }
 
     /// How long an answer about an active token is kept.
@@ -102,6 +116,20 @@ impl Introspector {
         self.failing.load(Ordering::Relaxed)
     }
 
+    /// What came of the last call; nothing before the first.
+    pub fn last_asked(&self) -> Option<LastAsked> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks about a token that nobody has, if the last call failed: so that the end of a failure is known
+    /// although nobody calls.
+    pub async fn ask_again(&self) {
+        if self.is_failing() {
+            // The answer is that it is not active; what matters is that there is one.
+            let _ = self.ask(&Secret::new(NOBODYS_TOKEN)).await;
+        }
+    }
+
     /// The claims of a token, all of them; `None` when it is not active.
     ///
     /// # Errors
@@ -109,14 +137,23 @@ impl Introspector {
     pub(crate) async fn ask(&self, token: &Secret) -> Result<Option<Map<String, Value>>, IntrospectionError> {
         let answer = self.call(token).await;
         self.failing.store(answer.is_err(), Ordering::Relaxed);
-        if let Err(error) = &answer {
+        let failure = answer.as_ref().err().map(|error| chain(error));
+        if let Some(error) = &failure {
             tracing::warn!(
                 url = %crate::client::redacted(&self.settings.url),
-                error = %chain(error),
+                error,
                 "cannot ask the issuer about a token"
             );
         }
+        self.note(failure);
         answer
+    }
+
+    fn note(&self, failure: Option<String>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = last.as_ref().filter(|last| last.failure.is_some() == failure.is_some());
+        let since = same.map_or_else(|| self.clock.now(), |last| last.since);
+        *last = Some(LastAsked { failure, since });
     }
 
     async fn call(&self, token: &Secret) -> Result<Option<Map<String, Value>>, IntrospectionError> {

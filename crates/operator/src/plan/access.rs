@@ -1,6 +1,8 @@
 //! Whether callers need an identity, and what becomes of their token.
 
+use skep_api::crd::external_auth::ExternalAuthType;
 use skep_api::crd::reference::AuthServerRef;
+use skep_api::crd::{Kind, Spec};
 use skep_api::runconfig::ClientToken;
 use url::Url;
 
@@ -20,11 +22,36 @@ pub(super) fn auth_server(reference: Option<&AuthServerRef>, findings: &mut Find
         );
     }
     findings.error("spec.authServerRef", NOT_SUPPORTED, "This version has no embedded authorization server yet. Use `oidcConfigRef` with an identity provider of your own.");
-    findings.fails(
-        "AuthServerRefValidated",
-        "AuthServerRefInvalidConfig",
-        "This version has no embedded authorization server yet.",
-    );
+    let (reason, message) = unusable(reference, findings);
+    findings.fails("AuthServerRefValidated", reason, message);
+}
+
+/// Why an authorization server can't be used. This version has none, so there is always a reason.
+fn unusable(reference: &AuthServerRef, findings: &Findings<'_>) -> (&'static str, String) {
+    let none = "This version has no embedded authorization server yet.".to_owned();
+    match reference.kind.as_deref() {
+        None | Some("MCPExternalAuthConfig") => {}
+        Some("MCPAuthServer") => return ("AuthServerRefInvalidConfig", none),
+        Some(kind) => {
+            let message = format!("`{}` is not a kind of authorization server.", kind.escape_debug());
+            return ("AuthServerRefInvalidKind", message);
+        }
+    }
+    let name = reference.name.escape_debug();
+    let Some(object) = findings.world.config(Kind::MCPExternalAuthConfig, &reference.name) else {
+        let message = findings.absence(&format!("The MCPExternalAuthConfig `{name}`"));
+        return ("AuthServerRefNotFound", message);
+    };
+    match &object.spec {
+        Spec::ExternalAuth(config) if config.kind() != ExternalAuthType::EmbeddedAuthServer => {
+            let message = format!(
+                "The MCPExternalAuthConfig `{name}` has the type `{}`, which is no authorization server.",
+                config.kind().as_str()
+            );
+            ("AuthServerRefInvalidType", message)
+        }
+        _ => ("AuthServerRefInvalidConfig", none),
+    }
 }
 
 /// What the caller's token is, seen from the remote server.

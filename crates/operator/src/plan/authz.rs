@@ -59,6 +59,7 @@ fn from_reference(name: &str, findings: &mut Findings<'_>) -> Option<Authorizati
     let object = findings.config(Kind::MCPAuthzConfig, name, "spec.authzConfigRef.name", AUTHZ_REF)?;
     let Spec::AuthzConfig(spec) = &object.spec else { return None };
     let config = from_spec(spec, findings)?;
+    no_upstream(&config, "spec.authzConfigRef", findings);
     Some(Authorization { config, config_map: None, inline: false })
 }
 
@@ -174,20 +175,27 @@ fn from_embedded(name: &str, embedded: &EmbeddedAuthz, findings: &mut Findings<'
             }
         }
         check_entity_type(&cedar.group_entity_type, &format!("{at}.groupEntityType"), findings);
-        if !cedar.primary_upstream_provider.is_empty() {
-            findings.warning(
-                "spec.authzConfig.inline.primaryUpstreamProvider",
-                "PrimaryUpstreamProviderIgnored",
-                "There is no embedded authorization server, so there is no upstream provider to choose.",
-            );
-            findings.holds(
-                "AuthzPrimaryUpstreamProviderIgnored",
-                "PrimaryUpstreamProviderIgnored",
-                "There is no embedded authorization server.",
-            );
-        }
     }
+    let path = if planned.inline { "inline.primaryUpstreamProvider" } else { "configMap" };
+    no_upstream(&planned.config, &format!("{at}.{path}"), findings);
     Some(planned)
+}
+
+/// An upstream provider belongs to an embedded authorization server, and there is none.
+fn no_upstream(config: &AuthzConfig, path: &str, findings: &mut Findings<'_>) {
+    if config.cedar.as_ref().is_none_or(|cedar| cedar.primary_upstream_provider.is_empty()) {
+        return;
+    }
+    findings.warning(
+        path,
+        "PrimaryUpstreamProviderIgnored",
+        "There is no embedded authorization server, so there is no upstream provider to choose.",
+    );
+    findings.holds(
+        "AuthzPrimaryUpstreamProviderIgnored",
+        "PrimaryUpstreamProviderIgnored",
+        "There is no embedded authorization server.",
+    );
 }
 
 fn from_config_map(name: &str, key: &str, findings: &mut Findings<'_>) -> Option<AuthzConfig> {

@@ -13,7 +13,7 @@ use super::{Plan, Planned, World, authz, oidc, outgoing, tools};
 /// Reasons of the condition `Valid`, which differ by kind.
 fn reasons(kind: Kind) -> (&'static str, &'static str) {
     match kind {
-        Kind::MCPOIDCConfig | Kind::MCPAuthzConfig => ("ConfigValid", "ConfigInvalid"),
+        Kind::MCPOIDCConfig | Kind::MCPAuthzConfig | Kind::MCPServerEntry => ("ConfigValid", "ConfigInvalid"),
         _ => ("ValidationSucceeded", "ValidationFailed"),
     }
 }
@@ -34,7 +34,9 @@ fn first_error(findings: &Findings<'_>) -> Option<Problem> {
     findings.problems.iter().find(|problem| problem.is_error()).cloned()
 }
 
-fn valid(kind: Kind, mut findings: Findings<'_>) -> Planned {
+/// The result of judging a config: its condition `Valid`, and a plan of nothing.
+pub(super) fn valid(kind: Kind, mut findings: Findings<'_>) -> Planned {
+    findings.bounds();
     let (yes, no) = reasons(kind);
     match first_error(&findings) {
         None => findings.holds("Valid", yes, "The configuration is valid."),
@@ -49,9 +51,20 @@ fn valid(kind: Kind, mut findings: Findings<'_>) -> Planned {
 
 pub(super) fn external_auth(config: &ExternalAuth, _world: &World, mut findings: Findings<'_>) -> Planned {
     outgoing::check(config, &mut findings);
-    let ExternalAuth::Other(kind) = config else { return valid(Kind::MCPExternalAuthConfig, findings) };
-    let message = format!("{} Workloads that refer to this are refused.", outgoing::not_run(*kind));
-    if *kind == ExternalAuthType::Obo {
+    let kind = config.kind();
+    let runs = !matches!(
+        kind,
+        ExternalAuthType::EmbeddedAuthServer
+            | ExternalAuthType::UpstreamInject
+            | ExternalAuthType::Obo
+            | ExternalAuthType::Xaa
+    );
+    if runs {
+        return valid(Kind::MCPExternalAuthConfig, findings);
+    }
+    let message = format!("{} Workloads that refer to this are refused.", outgoing::not_run(kind));
+    findings.bounds();
+    if kind == ExternalAuthType::Obo && !findings.has_errors() {
         // ToolHive takes the object and says so in its condition; so it is no error by itself.
         findings.warning("spec.type", outgoing::ENTERPRISE_REQUIRED, message.clone());
         findings.fails("Valid", outgoing::ENTERPRISE_REQUIRED, message);

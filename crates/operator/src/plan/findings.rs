@@ -13,13 +13,15 @@ pub(super) struct Findings<'a> {
     pub(super) world: &'a World,
     pub(super) problems: Vec<Problem>,
     conditions: Vec<Condition>,
+    /// What the bounds of the schema refuse, as long as it is not said.
+    pub(super) bounds: Vec<Problem>,
     /// Something that the plan needs is not known, and that is not an error here.
     incomplete: bool,
 }
 
 impl<'a> Findings<'a> {
     pub(super) fn new(world: &'a World) -> Self {
-        Self { world, problems: Vec::new(), conditions: Vec::new(), incomplete: false }
+        Self { world, problems: Vec::new(), conditions: Vec::new(), bounds: Vec::new(), incomplete: false }
     }
 
     pub(super) fn error(&mut self, path: impl Into<String>, reason: &str, message: impl Into<String>) {
@@ -47,11 +49,17 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Drops a condition, or drops it only when it holds.
-    pub(super) fn forget(&mut self, kind: &str, only_when_it_holds: bool) {
-        self.conditions.retain(|condition| {
-            condition.kind != kind || (only_when_it_holds && condition.status != ConditionStatus::True)
-        });
+    /// Sets a condition that holds, unless an earlier step has said that it does not.
+    pub(super) fn holds_too(&mut self, kind: &str, reason: &str, message: impl Into<String>) {
+        if !self.conditions.iter().any(|condition| condition.kind == kind) {
+            self.holds(kind, reason, message);
+        }
+    }
+
+    /// Drops a condition when it holds.
+    pub(super) fn forget_what_holds(&mut self, kind: &str) {
+        self.conditions
+            .retain(|condition| condition.kind != kind || condition.status != ConditionStatus::True);
     }
 
     pub(super) fn has_errors(&self) -> bool {
@@ -63,6 +71,27 @@ impl<'a> Findings<'a> {
         self.problems.iter().filter(|problem| problem.is_error()).count()
     }
 
+    /// Says that something is not there.
+    pub(super) fn absence(&self, what: &str) -> String {
+        match self.world.settings.missing {
+            Missing::Refuse => format!("{what} does not exist in this namespace."),
+            Missing::Warn => format!("{what} is not in the given files."),
+        }
+    }
+
+    /// Says what the bounds of the schema refuse, where nothing is said of the same field yet. To be called
+    /// before a condition is made of the first error.
+    pub(super) fn bounds(&mut self) {
+        for bound in std::mem::take(&mut self.bounds) {
+            let within = |path: &str| {
+                path.strip_prefix(&bound.path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            };
+            if !self.problems.iter().any(|problem| problem.is_error() && within(&problem.path)) {
+                self.problems.push(bound);
+            }
+        }
+    }
+
     /// A reference leads nowhere, and the plan can't be made without what it names.
     pub(super) fn missing(&mut self, path: impl Into<String>, reason: &str, what: &str) {
         self.incomplete = true;
@@ -71,9 +100,10 @@ impl<'a> Findings<'a> {
 
     /// A reference leads nowhere, but the plan does not depend on the content.
     pub(super) fn missing_detail(&mut self, path: impl Into<String>, reason: &str, what: &str) {
+        let message = self.absence(what);
         match self.world.settings.missing {
-            Missing::Refuse => self.error(path, reason, format!("{what} does not exist in this namespace.")),
-            Missing::Warn => self.warning(path, reason, format!("{what} is not in the given files.")),
+            Missing::Refuse => self.error(path, reason, message),
+            Missing::Warn => self.warning(path, reason, message),
         }
     }
 
@@ -139,9 +169,15 @@ impl<'a> Findings<'a> {
     }
 
     /// The result. There is no plan when there is an error, or when something it needs is not known.
-    pub(super) fn planned(self, plan: Option<Plan>) -> Planned {
+    pub(super) fn planned(mut self, plan: Option<Plan>) -> Planned {
+        self.bounds();
         let refused = self.has_errors() || self.incomplete;
-        Planned { plan: plan.filter(|_| !refused), problems: self.problems, conditions: self.conditions }
+        Planned {
+            plan: plan.filter(|_| !refused),
+            problems: self.problems,
+            conditions: self.conditions,
+            ..Planned::default()
+        }
     }
 }
 

@@ -10,7 +10,13 @@ mod backing;
 mod ca_bundle;
 mod configs;
 mod duration;
+mod embedded_auth;
+mod entry;
 mod findings;
+mod generation;
+mod group;
+mod hashes;
+mod membership;
 mod middleware;
 mod objects;
 mod oidc;
@@ -19,14 +25,22 @@ mod oidc_issuers;
 mod oidc_rules;
 mod oidc_settings;
 mod outgoing;
+mod references;
 mod remote_proxy;
 mod remote_url;
+mod restart;
+mod scope;
 mod secrets;
 mod server;
+mod suspension;
+mod telemetry;
 mod template;
 mod tools;
+mod webhooks;
 mod workload;
 mod world;
+
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 use skep_api::condition::Condition;
@@ -35,7 +49,12 @@ use skep_api::problem::Problem;
 use skep_api::runconfig::RunConfig;
 
 use self::findings::Findings;
-pub use self::world::{Missing, Place, Settings, WorkloadName, World};
+pub use self::generation::settle_generation;
+pub use self::references::{Reference, Target, references, references_in};
+pub use self::restart::{Restart, RestartStrategy};
+pub use self::suspension::suspended;
+pub use self::workload::collide;
+pub use self::world::{DefaultRedis, Missing, Place, Settings, WorkloadName, World};
 
 /// Result of planning one object.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +65,16 @@ pub struct Planned {
     pub problems: Vec<Problem>,
     /// Conditions that the spec and its world decide, also when there is no plan.
     pub conditions: Vec<Condition>,
+    /// Hashes of the configs that a workload refers to, by the field of its status (`oidcConfigHash`). One
+    /// that does not exist has none.
+    pub hashes: BTreeMap<&'static str, String>,
+    /// Hash of a config, for `status.configHash`; none for other kinds.
+    pub config_hash: Option<String>,
+    /// Why a proxy that still runs with an earlier configuration has to stop letting calls through; none
+    /// when it may go on. A sentence for a human.
+    pub suspend: Option<String>,
+    /// A restart that the object asks for, done or not.
+    pub restart: Option<Restart>,
 }
 
 /// Everything that follows from one valid object.
@@ -104,8 +133,18 @@ pub struct EnvSource {
 
 /// Plans one object. `world` is what the object refers to, all of it in the object's namespace.
 pub fn plan_object(object: &Object, world: &World) -> Planned {
+    let mut planned = judge(object, world);
+    planned.hashes = hashes::referred(object, world);
+    planned.config_hash = hashes::own(object, world);
+    planned.conditions.retain(|condition| scope::has(object.kind, &condition.kind));
+    planned.suspend = suspension::reason(object, &planned.problems);
+    planned
+}
+
+fn judge(object: &Object, world: &World) -> Planned {
     let mut findings = Findings::new(world);
     findings.problems.extend(object.findings.iter().cloned());
+    findings.bounds.clone_from(&object.bounds);
     if object.metadata.is_terminating() {
         findings.warning(
             "metadata.deletionTimestamp",
@@ -126,5 +165,9 @@ pub fn plan_object(object: &Object, world: &World) -> Planned {
         Spec::ToolConfig(config) => configs::tools(config, findings),
         Spec::OidcConfig(config) => configs::oidc(config, world, findings),
         Spec::AuthzConfig(config) => configs::authz(config, findings),
+        Spec::Group(_) => group::plan(findings),
+        Spec::Telemetry(config) => telemetry::plan(config, findings),
+        Spec::Webhooks(config) => webhooks::plan(config, findings),
+        Spec::Entry(entry) => entry::plan(object, entry, findings),
     }
 }

@@ -1,5 +1,7 @@
 //! OIDC settings in a ConfigMap: one document, or a key for each setting, as ToolHive reads them.
 
+use std::collections::BTreeMap;
+
 use skep_api::crd::oidc::{EmbeddedOidc, InlineOidc, config_map_keys, read_config_map};
 use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
 
@@ -8,6 +10,8 @@ use super::oidc::{AUTH_INVALID, Authentication, Block, from_inline};
 use super::oidc_settings::resource_url;
 
 const AT: &str = "spec.oidcConfig.configMap";
+/// Key of the document when none is said.
+const DEFAULT_KEY: &str = "oidc.json";
 
 /// Settings, and the resource URL among them.
 type Settings = (InlineOidc, Option<String>);
@@ -18,7 +22,7 @@ pub(super) fn plan(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Opti
         findings.error(AT, INVALID_FIELD, "`type` is `configMap`, which needs the block `configMap`.");
         return None;
     };
-    let (name, key) = (&reference.name, reference.key.as_deref().unwrap_or("oidc.json"));
+    let (name, key) = (&reference.name, reference.key.as_deref().unwrap_or(DEFAULT_KEY));
     let Some(data) = findings.world.config_maps.get(name) else {
         findings.missing(AT, "OIDCConfigMapNotFound", &format!("The ConfigMap `{name}`"));
         return None;
@@ -53,6 +57,14 @@ pub(super) fn plan(embedded: &EmbeddedOidc, findings: &mut Findings<'_>) -> Opti
     let mut planned = from_inline(&inline, &Block::of(AT.to_owned(), true), findings);
     resource_url(resource.as_deref(), AT, &mut planned, findings);
     Some(planned)
+}
+
+/// All settings that a ConfigMap holds, whether they can be used or not.
+pub(super) fn written(key: Option<&str>, data: &BTreeMap<String, String>) -> Vec<InlineOidc> {
+    let document = data.get(key.unwrap_or(DEFAULT_KEY)).and_then(|text| skep_api::yaml::single(text).ok());
+    let keys = data.contains_key("issuer").then(|| config_map_keys(data));
+    let values = document.map(|document| document.value).into_iter().chain(keys);
+    values.filter_map(|value| Some(read_config_map(&value, "", &mut Vec::new())?.0)).collect()
 }
 
 fn document(text: &str, what: &str, findings: &mut Findings<'_>) -> Option<Settings> {

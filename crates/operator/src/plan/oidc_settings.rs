@@ -114,14 +114,17 @@ pub(super) fn ca_bundle(
     let Some(bundle) = ca_bundle::plan(source, &at.field("caBundleRef"), findings) else { return };
     match bundle.state {
         CaBundleState::Valid => {
-            findings.holds("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there.");
+            findings.holds_too("CABundleRefValidated", "CABundleRefValid", "The CA bundle is there.");
         }
         CaBundleState::Invalid => findings.fails(
             "CABundleRefValidated",
             "CABundleRefInvalid",
             "The CA bundle holds no certificate.",
         ),
-        CaBundleState::NotFound => {}
+        CaBundleState::NotFound => {
+            let message = findings.absence("The ConfigMap with the CA bundle, or the key in it,");
+            findings.fails("CABundleRefValidated", "CABundleRefNotFound", message);
+        }
     }
     planned.config.ca_cert_path.clone_from(&bundle.file.path);
     planned.files.push(bundle.file);

@@ -13,7 +13,9 @@ use super::oidc::{AUTH_INVALID, Authentication, Written};
 use super::outgoing::{self, Callers, NOT_SUPPORTED, User};
 use super::remote_url::{self, Allowance, RemoteUrlError};
 use super::workload::{self, Protection};
-use super::{Plan, Planned, Workload, World, authz, backing, objects, oidc, secrets, template, tools};
+use super::{
+    Plan, Planned, Workload, World, authz, backing, membership, objects, oidc, secrets, template, tools,
+};
 
 /// Plans a remote proxy, in the order in which a reader of the manifest would judge it.
 pub(super) fn plan(
@@ -26,6 +28,7 @@ pub(super) fn plan(
     let namespace = object.metadata.namespace.as_str();
     let url = names::remote_proxy_url(name, namespace, spec.port);
     workload::name(object, &mut findings);
+    membership::check(spec.group.as_deref(), &mut findings);
 
     // Where calls go.
     let remote = remote(spec, &mut findings);
@@ -66,9 +69,15 @@ pub(super) fn plan(
     let client_token = access::client_token(&caller, &outgoing, &mut findings);
 
     // Everything around it.
-    workload::not_yet(spec.rate_limiting.as_ref(), spec.webhook_config.as_deref(), &mut findings);
+    workload::not_yet(
+        spec.rate_limiting.as_ref(),
+        spec.webhook_config.as_deref(),
+        says_auth || spec.external_auth.is_some(),
+        &mut findings,
+    );
     let telemetry =
         backing::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
+    workload::session_storage(spec.replicas, spec.session_storage.as_ref(), &mut findings);
     let (session_redis, redis_password) = backing::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
@@ -99,13 +108,15 @@ pub(super) fn plan(
     let sent = [exchange.client_assertion_file.as_str(), exchange.actor_token_file.as_str()];
     let sent: Vec<&str> = sent.into_iter().filter(|file| !file.is_empty()).collect();
     template::tokens(spec.pod_template.as_ref(), &sent, &mut findings);
-    config.telemetry_config = telemetry;
+    config.telemetry_config = telemetry.config;
     config.scaling_config =
         session_redis.map(|redis| ScalingConfig { backend_replicas: None, session_redis: Some(redis) });
     Protection::finish(&mut config);
 
-    let mut env = outgoing.env;
-    let mut files = outgoing.files;
+    let mut env = telemetry.env;
+    env.extend(outgoing.env);
+    let mut files = telemetry.files;
+    files.extend(outgoing.files);
     if let Some(authentication) = &protection.authentication {
         env.extend(authentication.env.iter().cloned());
         files.extend(authentication.files.iter().cloned());
@@ -121,6 +132,7 @@ pub(super) fn plan(
         protection.authorization.as_ref(),
         &mut findings,
     );
+    findings.bounds();
     verdict(&mut findings);
     findings.planned(Some(Plan { objects: made, workload: Some(workload) }))
 }

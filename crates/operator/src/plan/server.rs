@@ -14,7 +14,8 @@ use super::oidc::Written;
 use super::outgoing::{self, Callers, User};
 use super::workload::{self, Protection};
 use super::{
-    Plan, Planned, Workload, World, access, authz, backing, objects, oidc, secrets, template, tools,
+    Plan, Planned, Workload, World, access, authz, backing, membership, objects, oidc, restart, secrets,
+    template, tools,
 };
 
 /// Plans an MCP server and the proxy in front of it.
@@ -23,6 +24,7 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     let namespace = object.metadata.namespace.as_str();
     let url = names::server_url(name, namespace, spec.port, spec.client_transport == Transport::Sse);
     workload::name(object, &mut findings);
+    membership::check(spec.group.as_deref(), &mut findings);
     backend(spec, &mut findings);
 
     // Who may come in.
@@ -52,9 +54,15 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     let outgoing = outgoing::plan(spec.external_auth.as_deref(), &user, &mut findings);
 
     // Everything around it.
-    workload::not_yet(spec.rate_limiting.as_ref(), spec.webhook_config.as_deref(), &mut findings);
+    workload::not_yet(
+        spec.rate_limiting.as_ref(),
+        spec.webhook_config.as_deref(),
+        says_auth || spec.external_auth.is_some(),
+        &mut findings,
+    );
     let telemetry =
         backing::telemetry(name, spec.telemetry.as_ref(), spec.telemetry_config_ref.as_ref(), &mut findings);
+    workload::session_storage(spec.replicas, spec.session_storage.as_ref(), &mut findings);
     let (session_redis, redis_password) = backing::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
@@ -88,15 +96,17 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     config.group = spec.group.clone().unwrap_or_default();
     protection.apply(&mut config);
     outgoing.apply(&mut config);
-    config.telemetry_config = telemetry;
+    config.telemetry_config = telemetry.config;
     if session_redis.is_some() || spec.backend_replicas.is_some() {
         config.scaling_config =
             Some(ScalingConfig { backend_replicas: spec.backend_replicas, session_redis });
     }
     Protection::finish(&mut config);
 
-    let mut env = outgoing.env;
-    let mut files = outgoing.files;
+    let mut env = telemetry.env;
+    env.extend(outgoing.env);
+    let mut files = telemetry.files;
+    files.extend(outgoing.files);
     if let Some(authentication) = &protection.authentication {
         env.extend(authentication.env.iter().cloned());
         files.extend(authentication.files.iter().cloned());
@@ -104,14 +114,16 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     secrets::mount(&env, &mut config, &mut files);
     env.extend(redis_password);
     let workload = Workload { run_config: config, url, files, env };
-    let made = objects::server(object, spec, world, &workload, protection.authorization.as_ref());
-    // These two are conditions of remote proxies; a server has the second only when it fails.
-    findings.forget("ToolConfigValidated", false);
-    findings.forget("ExternalAuthConfigValidated", true);
+    let restart = restart::asked(&object.metadata, &mut findings);
+    let made =
+        objects::server(object, spec, world, &workload, protection.authorization.as_ref(), restart.as_ref());
+    // A remote proxy says too that it holds; a server, as in ToolHive, only that it fails.
+    findings.forget_what_holds("ExternalAuthConfigValidated");
+    findings.bounds();
     if let Some(problem) = findings.problems.iter().find(|problem| problem.is_error()).cloned() {
         findings.fails("Ready", "NotReady", format!("{}: {}", problem.path, problem.message));
     }
-    findings.planned(Some(Plan { objects: made, workload: Some(workload) }))
+    Planned { restart, ..findings.planned(Some(Plan { objects: made, workload: Some(workload) })) }
 }
 
 fn auth_is_said(spec: &Server, says_auth: bool, findings: &mut Findings<'_>) {
@@ -193,13 +205,20 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
         );
     }
     workload::volumes(&spec.volumes, findings);
-    if spec.transport == Transport::Stdio && spec.replicas.is_some_and(|count| count > 1) {
+    let capped = spec.transport == Transport::Stdio && spec.replicas.is_some_and(|count| count > 1);
+    if capped {
         findings.warning(
             "spec.replicas",
             "StdioTransportCapAt1",
             "A stdio server is attached to by one proxy only, so there will be one replica.",
         );
         findings.holds("StdioReplicaCapped", "StdioTransportCapAt1", "A stdio server has one proxy pod.");
+    } else {
+        findings.fails(
+            "StdioReplicaCapped",
+            "StdioReplicaCapNotActive",
+            "The number of proxy pods is not capped.",
+        );
     }
     if spec.service_account.is_some() {
         let name = spec.service_account.as_deref().unwrap_or_default();

@@ -1,7 +1,9 @@
 //! What MCPServer and MCPRemoteProxy have in common.
 
 use skep_api::crd::parse::INVALID_FIELD;
-use skep_api::crd::pod::{EnvVar, RateLimiting, ResourceOverrides, Resources};
+use skep_api::crd::pod::{
+    EnvVar, RateLimiting, ResourceOverrides, Resources, SessionProvider, SessionStorage,
+};
 use skep_api::crd::server::Volume;
 use skep_api::crd::{Kind, Object};
 use skep_api::names;
@@ -13,10 +15,13 @@ use super::oidc::Authentication;
 use super::outgoing::{NOT_SUPPORTED, NOT_YET_RUNNABLE};
 use super::template::{our_path, own_annotation, own_label, plain};
 use super::tools::Tools;
-use super::{Missing, World, middleware};
+use super::{Missing, WorkloadName, World, middleware};
 
 /// Namespace label under which a manifest may ask for what its author could otherwise not do.
 const ALLOW_PRIVILEGED: &str = "skep.dev/allow-privileged-template";
+
+/// Values of the label `app` on proxies' pods. That of a backend's pods is the MCPServer's name.
+const APPS: [&str; 3] = ["mcpserver", "mcpremoteproxy", "virtualmcpserver"];
 
 /// Judges the name: what is made from it has to be a valid name and nobody else's.
 pub(super) fn name(object: &Object, findings: &mut Findings<'_>) {
@@ -34,13 +39,17 @@ pub(super) fn name(object: &Object, findings: &mut Findings<'_>) {
     } else if !names::is_dns_label(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         findings.error(path, "InvalidName", "Services are named after it, so it has to begin with a lower-case letter and may have only lower-case letters, digits and `-`.");
     }
-    let mine = generated(object.kind, name);
+    if object.kind == Kind::MCPServer && APPS.contains(&name) {
+        let message = format!(
+            "The pods of `app={name}` are those of all proxies, and the MCP server's own would be taken for one of them. Choose another name."
+        );
+        findings.error(path, "NameCollision", message);
+    }
     for other in &findings.world.workloads {
         if other.kind == object.kind && other.name == name {
             break;
         }
-        let theirs = generated(other.kind, &other.name);
-        if let Some(shared) = mine.iter().find(|made| theirs.contains(made)) {
+        if let Some(shared) = shared((object.kind, name), (other.kind, &other.name)) {
             let message = format!(
                 "The {} `{}` is older and has the {} `{}` already. Choose another name.",
                 other.kind, other.name, shared.0, shared.1
@@ -49,6 +58,18 @@ pub(super) fn name(object: &Object, findings: &mut Findings<'_>) {
             break;
         }
     }
+}
+
+/// True when two workloads of one namespace would make objects of the same kind and name. The younger one
+/// of them is refused. A workload does not collide with itself.
+pub fn collide(a: &WorkloadName, b: &WorkloadName) -> bool {
+    a != b && shared((a.kind, &a.name), (b.kind, &b.name)).is_some()
+}
+
+/// An object that both workloads would make.
+fn shared(mine: (Kind, &str), theirs: (Kind, &str)) -> Option<(&'static str, String)> {
+    let theirs = generated(theirs.0, theirs.1);
+    generated(mine.0, mine.1).into_iter().find(|made| theirs.contains(made))
 }
 
 /// Kind and name of the objects that follow from a name, as far as they can collide.
@@ -67,11 +88,13 @@ fn generated(kind: Kind, name: &str) -> Vec<(&'static str, String)> {
             ("Service", names::backend_headless_service(name)),
             ("ServiceAccount", names::server_runner(name)),
             ("ServiceAccount", names::backend_account(name)),
+            ("NetworkPolicy", names::backend_policy(name)),
         ]);
     } else {
         made.extend([
             ("Service", names::remote_proxy_service(name)),
             ("ServiceAccount", names::remote_proxy_runner(name)),
+            ("NetworkPolicy", name.to_owned()),
         ]);
     }
     made
@@ -230,8 +253,10 @@ fn is_quantity(text: &str) -> bool {
 pub(super) fn not_yet(
     rate_limiting: Option<&RateLimiting>,
     webhooks: Option<&str>,
+    says_auth: bool,
     findings: &mut Findings<'_>,
 ) {
+    rate_limits(rate_limiting, says_auth, findings);
     if rate_limiting.is_some() {
         findings.error(
             "spec.rateLimiting",
@@ -239,12 +264,73 @@ pub(super) fn not_yet(
             "This version does not limit calls yet, and does not pass a limit over in silence. Remove it.",
         );
     }
-    if webhooks.is_some() {
+    if let Some(name) = webhooks {
+        webhook_config(name, findings);
         findings.error(
             "spec.webhookConfigRef",
             NOT_SUPPORTED,
             "This version does not call webhooks yet, and does not pass them over in silence. Remove it.",
         );
+    }
+}
+
+/// Limits for each user need users.
+fn rate_limits(limits: Option<&RateLimiting>, says_auth: bool, findings: &mut Findings<'_>) {
+    let condition = "RateLimitConfigValid";
+    let Some(limits) = limits else {
+        findings.holds(condition, "RateLimitNotApplicable", "There are no limits.");
+        return;
+    };
+    let tools = limits.tools.iter().flatten();
+    if (limits.per_user.is_some() || tools.into_iter().any(|tool| tool.per_user.is_some())) && !says_auth {
+        let message = "A limit for each user needs to know the users. Add `oidcConfigRef`.";
+        findings.fails(condition, "PerUserRequiresAuth", message);
+    } else {
+        findings.holds(condition, "RateLimitConfigValid", "The limits are valid.");
+    }
+}
+
+fn webhook_config(name: &str, findings: &mut Findings<'_>) {
+    let (condition, reason) = ("WebhookConfigValidated", "WebhookConfigInvalid");
+    let world = findings.world;
+    match world.config(Kind::MCPWebhookConfig, name) {
+        None => {
+            let message = findings.absence(&format!("The MCPWebhookConfig `{}`", name.escape_debug()));
+            findings.fails(condition, reason, message);
+        }
+        Some(config) => {
+            let planned = super::plan_object(config, world);
+            if let Some(problem) = planned.problems.iter().find(|problem| problem.is_error()) {
+                let message = format!(
+                    "The MCPWebhookConfig `{name}` is not valid: {}: {}",
+                    problem.path, problem.message
+                );
+                findings.fails(condition, reason, message);
+            }
+        }
+    }
+}
+
+/// Says what several pods without a common store of sessions mean. It stops nothing.
+pub(super) fn session_storage(
+    replicas: Option<i32>,
+    storage: Option<&SessionStorage>,
+    findings: &mut Findings<'_>,
+) {
+    let condition = "SessionStorageWarning";
+    let redis = storage.is_some_and(|storage| storage.provider == SessionProvider::Redis);
+    if replicas.is_none_or(|count| count < 2) {
+        let message = "There is one proxy pod, or their number is left to others.";
+        findings.fails(condition, "SessionStorageWarningNotApplicable", message);
+    } else if redis {
+        findings.fails(condition, "SessionStorageConfigured", "Sessions are kept in Redis.");
+    } else {
+        let message = if findings.world.settings.default_redis.is_some() {
+            "There are several proxy pods and no `sessionStorage`; this version does not use the operator's default Redis. A session that the MCP server keeps is reached through any pod; what a proxy keeps itself, each pod keeps alone."
+        } else {
+            "There are several proxy pods and no `sessionStorage`. A session that the MCP server keeps is reached through any pod; what a proxy keeps itself, each pod keeps alone."
+        };
+        findings.holds(condition, "SessionStorageMissingForReplicas", message);
     }
 }
 

@@ -18,6 +18,8 @@ pub struct World {
     pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
     /// Secrets with their keys; values are never here.
     pub secrets: BTreeMap<String, BTreeSet<String>>,
+    /// `metadata.resourceVersion` of Secrets, where it is known. It tells one content from the next.
+    pub secret_versions: BTreeMap<String, String>,
     /// MCPServers and MCPRemoteProxies of the namespace, the oldest first.
     pub workloads: Vec<WorkloadName>,
 }
@@ -44,6 +46,23 @@ pub struct Settings {
     pub missing: Missing,
     /// Secrets for pulling images, for every pod.
     pub image_pull_secrets: Vec<String>,
+    /// Session store of proxies whose manifest names none.
+    pub default_redis: Option<DefaultRedis>,
+    /// The cluster is OpenShift, which gives pods their ids itself.
+    pub openshift: bool,
+    /// The cluster knows ServiceMonitors (`monitoring.coreos.com/v1`).
+    pub service_monitors: bool,
+}
+
+/// The session store of proxies whose manifest names none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultRedis {
+    /// Address as `host:port`.
+    pub addr: String,
+    /// Secret with the password, in the proxy's namespace; empty when there is no password.
+    pub secret_name: String,
+    /// Key of the password in that Secret.
+    pub secret_key: String,
 }
 
 impl Default for Settings {
@@ -55,6 +74,9 @@ impl Default for Settings {
             place: Place::Cluster,
             missing: Missing::Refuse,
             image_pull_secrets: Vec::new(),
+            default_redis: None,
+            openshift: false,
+            service_monitors: false,
         }
     }
 }

@@ -17,4 +17,16 @@ mod run_config;
 #[cfg(test)]
 mod schema_rules;
 #[cfg(test)]
+mod status_configs;
+#[cfg(test)]
+mod status_facts;
+#[cfg(test)]
+mod status_measured;
+#[cfg(test)]
+mod status_random;
+#[cfg(test)]
+mod status_reports;
+#[cfg(test)]
+mod status_workload;
+#[cfg(test)]
 mod templates;

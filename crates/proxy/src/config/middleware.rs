@@ -167,6 +167,23 @@ pub(super) fn stages(run: &RunConfig) -> Result<Stages, ConfigError> {
     Ok(stages)
 }
 
+/// What can be known of the stages, whatever is wrong with some of them.
+pub(super) fn known(run: &RunConfig) -> Stages {
+    let mut stages = typed(run).unwrap_or_else(|_| Stages {
+        audit: run.audit_config.clone().filter(|audit| audit.enabled != Some(false)),
+        origins: run.allowed_origins.clone(),
+        metrics_port: run.telemetry_config.as_ref().map_or(0, |telemetry| telemetry.prometheus_port),
+        ..Stages::default()
+    });
+    for entry in run.middleware_configs.iter().chain(&run.additional_middleware_configs) {
+        let audit = stages.audit.clone();
+        if take(entry, run, &mut stages).is_err() {
+            stages.audit = audit;
+        }
+    }
+    stages
+}
+
 fn typed(run: &RunConfig) -> Result<Stages, ConfigError> {
     let mut files = Vec::new();
     let mut authz = run.authz_config.clone();

@@ -2,6 +2,7 @@
 //! that starts does everything its file says.
 
 mod files;
+mod fixed_headers;
 mod incoming;
 mod limits;
 mod middleware;
@@ -14,7 +15,7 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use http::{HeaderName, HeaderValue};
+use sha2::{Digest, Sha256};
 use skep_api::address::{Egress, Reach};
 use skep_api::runconfig::{
     AuditConfig, AuthMode, CedarConfig, ClientToken, RunConfig, SCHEMA_VERSION, Transport,
@@ -22,12 +23,14 @@ use skep_api::runconfig::{
 use skep_api::secret::Secret;
 use skep_auth::aws::AwsConfigError;
 use skep_auth::names::IssuerError;
+use skep_runtime::logging::chain;
 use url::Url;
 
 use crate::cedar::{Numbers, PolicyError};
 use crate::tools::{ToolRules, ToolRulesError};
 
 pub use self::files::named_files;
+pub use self::fixed_headers::FixedHeader;
 pub use self::incoming::{AuthSettings, IssuerSettings, TokenSettings};
 pub use self::limits::Limits;
 pub use self::outgoing::OutgoingSettings;
@@ -119,7 +122,7 @@ pub struct ProxyConfig {
     /// Where credentials for the MCP server come from.
     pub outgoing: OutgoingSettings,
     /// Headers that every request to the MCP server gets; their values don't show in Debug.
-    pub add_headers: Vec<(HeaderName, HeaderValue)>,
+    pub add_headers: Vec<FixedHeader>,
     /// Path prefix that clients see.
     pub endpoint_prefix: String,
     /// The client's address and host come from `X-Forwarded-*`.
@@ -140,6 +143,19 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// Files that this config was made from, to be watched.
     pub files: Vec<PathBuf>,
+    /// No call is let through, for this reason.
+    pub suspended: Option<Suspension>,
+    /// SHA-256 of the file that the RunConfig was read from, where somebody has said so.
+    pub checksum: Option<String>,
+}
+
+/// Why no call is let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspension {
+    /// A sentence for the operator of the proxy. Callers are not told.
+    pub reason: String,
+    /// The resource's own URL, where the rest of the configuration can't be used.
+    resource_url: Option<String>,
 }
 
 /// Reads a RunConfig from a file.
@@ -147,8 +163,17 @@ pub struct ProxyConfig {
 /// # Errors
 /// When it can't be read or is no RunConfig; the message has line and column.
 pub fn read(path: &Path) -> Result<RunConfig, ConfigError> {
+    Ok(read_with_checksum(path)?.0)
+}
+
+/// Reads a RunConfig from a file, with the SHA-256 of the file in lower case hex.
+///
+/// # Errors
+/// When it can't be read or is no RunConfig; the message has line and column.
+pub fn read_with_checksum(path: &Path) -> Result<(RunConfig, String), ConfigError> {
     let text = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    parse(&text, &path.display().to_string())
+    let checksum = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((parse(&text, &path.display().to_string())?, checksum))
 }
 
 /// Reads a RunConfig from bytes; `place` is for messages.
@@ -195,7 +220,8 @@ pub fn find(search: &[&str]) -> Result<(PathBuf, RunConfig), ConfigError> {
 }
 
 impl ProxyConfig {
-    /// Makes a RunConfig into what the proxy runs by.
+    /// Makes a RunConfig into what the proxy runs by. One that is suspended need not be right in anything
+    /// but its version and where it listens: what lets nobody through needs no secrets.
     ///
     /// # Errors
     /// The first thing in it that is wrong or that this version can't do.
@@ -203,6 +229,77 @@ impl ProxyConfig {
         if run.schema_version != SCHEMA_VERSION {
             return Err(ConfigError::Version { found: run.schema_version.clone() });
         }
+        let whole = Self::whole(run, surroundings);
+        if run.skep.suspended.is_empty() {
+            return whole;
+        }
+        let suspension = |resource_url| Suspension { reason: run.skep.suspended.clone(), resource_url };
+        match whole {
+            Ok(config) => Ok(Self { suspended: Some(suspension(None)), ..config }),
+            Err(error) => {
+                tracing::warn!(
+                    proxy = run.name,
+                    error = %chain(&error),
+                    "the proxy is suspended, and could not run with the rest of its configuration either"
+                );
+                let url = run.oidc_config.as_ref().map(|oidc| oidc.resource_url.clone());
+                Self::suspended(run, surroundings, suspension(url.filter(|url| !url.is_empty())))
+            }
+        }
+    }
+
+    /// What can be known of a configuration that can't be used, as far as it matters to a proxy that lets
+    /// nobody through.
+    fn suspended(
+        run: &RunConfig,
+        surroundings: &Surroundings<'_>,
+        suspension: Suspension,
+    ) -> Result<Self, ConfigError> {
+        let stages = middleware::known(run);
+        let nowhere = || Url::parse("http://suspended.invalid/mcp");
+        let target = target(run).or_else(|_| nowhere()).map_err(|error| ConfigError::Invalid {
+            key: "remote_url",
+            reason: format!("it is not a URL: {error}"),
+        })?;
+        Ok(Self {
+            name: run.name.clone(),
+            bind: bind(run)?,
+            target_reach: Reach { http: false, private: false },
+            target,
+            remote: !run.remote_url.is_empty(),
+            egress: surroundings.egress.clone(),
+            auth: AuthSettings::Anonymous,
+            forward_token: false,
+            tools: ToolRules::default(),
+            policies: None,
+            audit: stages.audit,
+            outgoing: OutgoingSettings::Fixed,
+            add_headers: Vec::new(),
+            endpoint_prefix: run.endpoint_prefix.trim_end_matches('/').to_owned(),
+            trust_proxy_headers: run.trust_proxy_headers,
+            allowed_origins: stages.origins,
+            allowed_hosts: run.skep.allowed_hosts.clone(),
+            strict_protocol_validation: run.strict_protocol_validation,
+            stateless: run.stateless,
+            metrics_port: stages.metrics_port,
+            metrics_on_transport_port: stages.metrics_on_transport_port,
+            limits: Limits::new(&run.skep.limits, stages.body_bytes),
+            files: Vec::new(),
+            suspended: Some(suspension),
+            checksum: None,
+        })
+    }
+
+    /// The resource's own URL.
+    pub fn resource_url(&self) -> Option<&str> {
+        match (&self.auth, &self.suspended) {
+            (AuthSettings::Token(token), _) => token.resource_url.as_deref(),
+            (AuthSettings::Anonymous, Some(suspension)) => suspension.resource_url.as_deref(),
+            (AuthSettings::Anonymous, None) => None,
+        }
+    }
+
+    fn whole(run: &RunConfig, surroundings: &Surroundings<'_>) -> Result<Self, ConfigError> {
         refuse_unsupported(run)?;
         let stages = middleware::stages(run)?;
         let remote = !run.remote_url.is_empty();
@@ -227,7 +324,7 @@ impl ProxyConfig {
             None => return Err(ConfigError::NoAuthentication),
         };
         let forward_token = run.skep.client_token == ClientToken::Forward;
-        let add_headers = outgoing::headers(run, &stages, &mut secrets)?;
+        let add_headers = fixed_headers::headers(run, &stages, &mut secrets)?;
         let outgoing = outgoing::settings(run, &stages, &add_headers, &mut secrets)?;
         // Nobody gets a credential of this proxy by leaving the question of who calls open.
         let said = stages.oidc.is_some() || run.skep.auth_mode == AuthMode::Anonymous;
@@ -244,7 +341,7 @@ impl ProxyConfig {
                 second: "a credential of the proxy's own",
             });
         }
-        if forward_token && add_headers.iter().any(|(name, _)| name == http::header::AUTHORIZATION) {
+        if forward_token && add_headers.iter().any(|header| header.name == http::header::AUTHORIZATION) {
             return Err(ConfigError::Contradiction {
                 first: "skep.client_token: forward",
                 second: "a configured Authorization header",
@@ -279,6 +376,8 @@ impl ProxyConfig {
                 files.extend(stages.files);
                 files
             },
+            suspended: None,
+            checksum: None,
         })
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
 use http::header::AUTHORIZATION;
-use http::{HeaderName, HeaderValue};
 use skep_api::address::Reach;
-use skep_api::headers::{is_restricted, may_carry_token};
+use skep_api::headers::may_carry_token;
 use skep_api::runconfig::{
     AwsStsConfig, ClientAuthMethod, GrantType, RunConfig, TokenExchangeConfig, TokenExchangeExtension,
 };
@@ -15,7 +15,7 @@ use skep_auth::exchange::{ClientAuth, ExchangeSettings, Grant, TokenType};
 use url::Url;
 
 use super::secrets::Secrets;
-use super::{ConfigError, middleware, remote_auth};
+use super::{ConfigError, FixedHeader, middleware};
 
 /// Environment variable with the client's secret at the token endpoint.
 const CLIENT_SECRET: &str = "TOOLHIVE_TOKEN_EXCHANGE_CLIENT_SECRET";
@@ -49,10 +49,10 @@ pub enum OutgoingSettings {
 pub(super) fn settings(
     run: &RunConfig,
     stages: &middleware::Stages,
-    fixed: &[(HeaderName, HeaderValue)],
+    fixed: &[FixedHeader],
     secrets: &mut Secrets<'_>,
 ) -> Result<OutgoingSettings, ConfigError> {
-    let fixed = |name: &HeaderName| fixed.iter().any(|(fixed, _)| fixed == name);
+    let fixed = |name: &HeaderName| fixed.iter().any(|fixed| fixed.name == *name);
     match (&stages.token_exchange, &stages.aws_sts) {
         (None, None) => {
             unused("skep.token_exchange", run.skep.token_exchange == TokenExchangeExtension::default())?;
@@ -306,61 +306,6 @@ fn optional_file(
     if path.is_empty() { Ok(None) } else { secrets.file(key, path).map(Some) }
 }
 
-fn invalid(key: &'static str, reason: &str) -> ConfigError {
+pub(super) fn invalid(key: &'static str, reason: &str) -> ConfigError {
     ConfigError::Invalid { key, reason: reason.to_owned() }
-}
-
-/// The headers that every request gets.
-///
-/// # Errors
-/// When one may not be set, or its secret is not there.
-pub(super) fn headers(
-    run: &RunConfig,
-    stages: &middleware::Stages,
-    secrets: &mut Secrets<'_>,
-) -> Result<Vec<(HeaderName, HeaderValue)>, ConfigError> {
-    let mut headers: Vec<(HeaderName, HeaderValue)> = Vec::new();
-    let mut add = |key: &'static str, name: &str, value: &Secret| {
-        let header = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| invalid(key, &format!("{name:?} is not a header name")))?;
-        if is_restricted(header.as_str()) {
-            return Err(invalid(
-                key,
-                &format!("header {name:?} is restricted and cannot be configured for forwarding"),
-            ));
-        }
-        let mut value = HeaderValue::from_str(value.expose())
-            .map_err(|_| invalid(key, &format!("the value for {name} cannot stand in a header")))?;
-        value.set_sensitive(true);
-        match headers.iter().find(|(known, _)| *known == header) {
-            Some((_, known)) if *known == value => Ok(()),
-            Some(_) => Err(invalid(key, &format!("the header {name:?} is set twice, to different values"))),
-            None => {
-                headers.push((header, value));
-                Ok(())
-            }
-        }
-    };
-    for (name, value) in &stages.plain_headers {
-        add("header_forward.add_plaintext_headers", name, &Secret::new(value.as_str()))?;
-    }
-    let mut secret = |key, name: &str| {
-        let variable = format!("TOOLHIVE_SECRET_{name}");
-        secrets.variable(&variable)?.ok_or_else(|| ConfigError::SecretMissing {
-            key,
-            name: name.to_owned(),
-            variable,
-        })
-    };
-    let forward = run.header_forward.iter().flat_map(|forward| &forward.add_headers_from_secret);
-    for (name, identifier) in forward {
-        const KEY: &str = "header_forward.add_headers_from_secret";
-        add(KEY, name, &secret(KEY, identifier)?)?;
-    }
-    if let Some(remote) = &run.remote_auth_config {
-        const KEY: &str = "remote_auth_config.bearer_token";
-        let token = remote_auth::bearer(remote, secrets)?;
-        add(KEY, "authorization", &Secret::new(format!("Bearer {}", token.expose())))?;
-    }
-    Ok(headers)
 }

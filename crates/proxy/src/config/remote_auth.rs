@@ -1,6 +1,8 @@
 //! `remote_auth_config`: the fixed token of a remote server. The other half of it, logging in with a
 //! browser, has no place in a proxy.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 use skep_api::secret::Secret;
 
@@ -46,11 +48,14 @@ const LOGIN: [(&str, &str); 25] = [
 /// One more of the same, which goes with a listener that a proxy does not have.
 const LOGIN_PORT: &str = "cached_dcr_callback_port";
 
-/// The token for the remote server.
+/// The token for the remote server, and the file that it was read from, when it was.
 ///
 /// # Errors
 /// When there is none, or it is not given as a reference.
-pub(super) fn bearer(config: &Value, secrets: &mut Secrets<'_>) -> Result<Secret, ConfigError> {
+pub(super) fn bearer(
+    config: &Value,
+    secrets: &mut Secrets<'_>,
+) -> Result<(Secret, Option<PathBuf>), ConfigError> {
     let invalid = |key: &'static str, reason: &str| ConfigError::Invalid { key, reason: reason.to_owned() };
     let members = config.as_object().ok_or_else(|| invalid("remote_auth_config", "it must be an object"))?;
     let (mut token, mut file) = (None, None);
@@ -66,7 +71,7 @@ pub(super) fn bearer(config: &Value, secrets: &mut Secrets<'_>) -> Result<Secret
     }
     match (token.filter(|text| !text.is_empty()), file.filter(|path| !path.is_empty())) {
         (Some(_), Some(_)) => Err(ConfigError::Contradiction { first: TOKEN, second: TOKEN_FILE }),
-        (None, Some(path)) => secrets.file(TOKEN_FILE, path),
+        (None, Some(path)) => Ok((secrets.file(TOKEN_FILE, path)?, Some(path.into()))),
         (Some(reference), None) => {
             // What is no reference may be the token itself, which no message repeats.
             let name = reference.strip_suffix(",target=bearer_token").ok_or_else(|| {
@@ -75,12 +80,16 @@ pub(super) fn bearer(config: &Value, secrets: &mut Secrets<'_>) -> Result<Secret
                 invalid(TOKEN, reason)
             })?;
             let variable = format!("TOOLHIVE_SECRET_{name}");
-            let found = secrets.variable(&variable)?;
-            found.ok_or_else(|| ConfigError::SecretMissing { key: TOKEN, name: name.to_owned(), variable })
+            let (found, path) = (secrets.variable(&variable)?, secrets.path(&variable));
+            let missing = || ConfigError::SecretMissing { key: TOKEN, name: name.to_owned(), variable };
+            Ok((found.ok_or_else(missing)?, path))
         }
-        (None, None) => secrets.variable(VARIABLE)?.ok_or_else(|| ConfigError::Unsupported {
-            key: "remote_auth_config without bearer_token (logging in needs a browser)".to_owned(),
-        }),
+        (None, None) => {
+            let found = secrets.variable(VARIABLE)?.ok_or_else(|| ConfigError::Unsupported {
+                key: "remote_auth_config without bearer_token (logging in needs a browser)".to_owned(),
+            })?;
+            Ok((found, secrets.path(VARIABLE)))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use skep_api::runconfig::RunConfig;
 use skep_api::secret::Secret;
 
 use super::incoming::is_pod_token;
-use super::{ConfigError, Surroundings, file};
+use super::{ConfigError, Surroundings, content, file};
 
 /// Looks secrets up, and notes the files that have to be watched.
 pub(super) struct Secrets<'a> {
@@ -75,9 +75,17 @@ impl Secrets<'_> {
             return Err(ConfigError::Invalid { key, reason });
         }
         let content = file(key, path, self.files)?;
-        let text = String::from_utf8(content)
-            .map_err(|_| ConfigError::Invalid { key, reason: format!("{path} is not text") })?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
+        secret(content).ok_or_else(|| ConfigError::Invalid { key, reason: format!("{path} is not text") })
     }
+}
+
+/// The secret that a file holds now; `None` when it can't be had. The file is one that was read before.
+pub(super) fn read_again(path: &Path) -> Option<Secret> {
+    secret(content(path).ok()?)
+}
+
+fn secret(content: Vec<u8>) -> Option<Secret> {
+    let text = String::from_utf8(content).ok()?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }

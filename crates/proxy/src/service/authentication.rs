@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
 use skep_auth::authenticator::{Authenticator, TrustedIssuer};
 use skep_auth::challenge::ProtectedResource;
 use skep_auth::client::{ClientConfig, GuardedClient};
@@ -33,25 +32,17 @@ pub(super) fn authentication(
             Arc::new(authenticator(token, shared, known)?)
         }
     };
-    let resource = ProtectedResource {
-        issuers: token.issuers.iter().flat_map(IssuerSettings::names).collect(),
-        resource: token.resource_url.clone(),
-        scopes: token.scopes.clone(),
-    };
+    let resource = resource(token);
     Ok((Authentication::Token { authenticator: Arc::clone(&authenticator), resource }, Some(authenticator)))
 }
 
-/// What `/status` says of the issuers: whether the tokens of each, and of all, can be judged now.
-pub(super) fn status(authenticator: &Authenticator) -> Value {
-    let issuers: Vec<Value> = authenticator
-        .issuers()
-        .map(|issuer| json!({"issuer": issuer.issuer.as_str(), "available": issuer.is_available()}))
-        .collect();
-    json!({
-        "issuer": authenticator.issuers().next().map(|issuer| issuer.issuer.as_str()),
-        "available": authenticator.issuers().all(TrustedIssuer::is_available),
-        "issuers": issuers,
-    })
+/// What clients are told about where tokens come from.
+pub(super) fn resource(token: &TokenSettings) -> ProtectedResource {
+    ProtectedResource {
+        issuers: token.issuers.iter().flat_map(IssuerSettings::names).collect(),
+        resource: token.resource_url.clone(),
+        scopes: token.scopes.clone(),
+    }
 }
 
 fn authenticator(

@@ -27,6 +27,16 @@ pub enum Authentication {
     },
 }
 
+impl Authentication {
+    /// What clients are told about where tokens come from.
+    pub fn resource(&self) -> Option<&ProtectedResource> {
+        match self {
+            Self::Token { resource, .. } => Some(resource),
+            Self::Anonymous => None,
+        }
+    }
+}
+
 /// Settles who calls. The token is judged before a byte of the body is read; `source` answers for what it
 /// makes us ask of issuers.
 ///

@@ -7,7 +7,7 @@ use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 use url::Url;
 
-use crate::config::{AuthSettings, ProxyConfig};
+use crate::config::ProxyConfig;
 use crate::error::Rejection;
 
 /// Names and origins that are let in.
@@ -30,8 +30,7 @@ impl Entrance {
     pub fn new(config: &ProxyConfig, local_port: u16) -> Self {
         let any_port = |name: &str| Host { name: name.to_ascii_lowercase(), port: None };
         let mut hosts: Vec<Host> = config.allowed_hosts.iter().map(|text| parse_host(text)).collect();
-        if let AuthSettings::Token(token) = &config.auth
-            && let Some(host) = token.resource_url.as_deref().and_then(|url| Url::parse(url).ok())
+        if let Some(host) = config.resource_url().and_then(|url| Url::parse(url).ok())
             && let Some(name) = host.host_str()
         {
             hosts.push(any_port(name));
@@ -54,11 +53,7 @@ impl Entrance {
                 .map(|host| format!("http://{host}:{local_port}"))
                 .collect();
         }
-        if let AuthSettings::Token(token) = &config.auth
-            && let Some(own) = token.resource_url.as_deref().and_then(origin)
-        {
-            origins.push(own);
-        }
+        origins.extend(config.resource_url().and_then(origin));
         Self { hosts, origins, trust_proxy_headers: config.trust_proxy_headers }
     }
 

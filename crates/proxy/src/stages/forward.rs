@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use skep_runtime::clock::SharedClock;
 use skep_runtime::drain::DrainWatch;
 use skep_runtime::http::{ResponseBody, boxed, full};
+use tokio_util::sync::CancellationToken;
 
 use super::authorize::principal;
 use super::doubts::Doubts;
@@ -22,7 +23,7 @@ use crate::message::{Call, Form, Id, ListKind};
 use crate::request::Authorized;
 use crate::tools::ToolRules;
 use crate::transport::answer::{EventStream, PlainAnswer, SharedSeen, StreamRules};
-use crate::upstream::{Upstream, headers};
+use crate::upstream::{Upstream, Version, headers};
 
 /// What forwarding needs besides the request.
 #[derive(Debug, Clone)]
@@ -38,6 +39,8 @@ pub struct Forward {
     pub sse_frame_bytes: usize,
     pub scan_errors: bool,
     pub drain: DrainWatch,
+    /// Cancelled when no call is let through any more.
+    pub closing: CancellationToken,
 }
 
 /// Where a request comes from, as far as forwarding wants to know.
@@ -82,23 +85,30 @@ impl Forward {
         let (method, headers, query, body) = request.into_parts();
         let standing = method == Method::GET;
         let sent = headers::to_backend(headers, direct, from.source, from.request_id);
-        let send = async |credential: &Credential| {
-            self.upstream.send(&method, query.as_deref(), &sent, &body, credential).await
+        let send = async |credential: &Credential, fixed: &Version| {
+            self.upstream.send(&method, query.as_deref(), &sent, &body, credential, fixed).await
         };
-        let mut response = send(&credential).await.map_err(fail)?;
+        let fixed = self.upstream.fixed();
+        let mut response = send(&credential, &fixed).await.map_err(fail)?;
         // The server did nothing for a credential that it refused: the call may be sent again with another.
         let refused = |response: &Response<Incoming>| {
             !direct && credential.refused(response.status(), response.headers())
         };
         let now = self.clock.instant();
-        if refused(&response) && !self.doubts.about(&who, now) && credential.forget() {
-            response = send(&remint().await?).await.map_err(fail)?;
-            if refused(&response) {
-                self.doubts.note(who, now);
+        if refused(&response) && !self.doubts.about(&who, now) {
+            let forgotten = credential.forget();
+            // A secret may have been rotated before the watch of its file has told us.
+            let changed = self.upstream.renew(&fixed).await;
+            if forgotten || changed {
+                let other = if forgotten { remint().await? } else { credential.clone() };
+                response = send(&other, &self.upstream.fixed()).await.map_err(fail)?;
+                if refused(&response) {
+                    self.doubts.note(who, now);
+                }
             }
         }
         if refused(&response) {
-            let sent = credential.is_sent() || self.upstream.sends_authorization();
+            let sent = credential.is_sent() || !fixed.is_empty();
             return Err(fail(if sent { BackendFault::Unauthorized } else { BackendFault::WantsCredential }));
         }
         let (mut head, body) = response.into_parts();
@@ -115,7 +125,8 @@ impl Forward {
             let scan = self.scan_errors && !is_encoded(&head.headers);
             let rules =
                 StreamRules { filter, scan, max_frame: self.sse_frame_bytes, id: id.clone(), standing };
-            let stream = EventStream::new(body, rules, self.drain.clone(), Arc::clone(seen));
+            let stream =
+                EventStream::new(body, rules, self.drain.clone(), self.closing.clone(), Arc::clone(seen));
             return Ok(Answer { response: Response::from_parts(head, boxed(stream)), streamed: true });
         }
         match filter {

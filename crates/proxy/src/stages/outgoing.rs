@@ -10,9 +10,7 @@ use skep_auth::aws::{AwsCredentials, AwsError, AwsSts};
 use skep_auth::bearer;
 use skep_auth::challenge::ProtectedResource;
 use skep_auth::error::AuthError;
-use skep_auth::exchange::{
-    ExchangeError, ExchangeReadiness, ExchangedToken, Exchanger, ExchangerMode, Subject,
-};
+use skep_auth::exchange::{ExchangeError, ExchangedToken, Exchanger, ExchangerMode, Subject};
 use skep_auth::identity::Identity;
 use url::Url;
 
@@ -119,23 +117,6 @@ impl Outgoing {
             }
         }
     }
-
-    /// What `/status` says: whether credentials could be made of late. `null` where none are made.
-    pub fn status(&self) -> Value {
-        let (kind, readiness) = match self {
-            Self::Fixed => return Value::Null,
-            Self::Exchange { exchanger, .. } => ("tokenExchange", exchanger.readiness()),
-            Self::Aws(sts) => ("awsSts", sts.readiness()),
-        };
-        let (ready, reason) = match readiness {
-            ExchangeReadiness::Unknown => (Value::Null, "NotTriedOfLate"),
-            ExchangeReadiness::Ready => (Value::Bool(true), "Ready"),
-            ExchangeReadiness::Refused(code) => (Value::Bool(false), code),
-            ExchangeReadiness::Unusable => (Value::Bool(false), "UnusableAnswer"),
-            ExchangeReadiness::Unavailable => (Value::Bool(false), "Unavailable"),
-        };
-        json!({"type": kind, "ready": ready, "reason": reason})
-    }
 }
 
 impl Credential {
@@ -185,7 +166,11 @@ impl Credential {
     /// True when every caller's requests carry the same one, so that what the MCP server says of it is
     /// said to all of them.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Token { exchanger, .. } if exchanger.mode() == ExchangerMode::Service)
+        match self {
+            Self::Fixed => true,
+            Self::Token { exchanger, .. } => exchanger.mode() == ExchangerMode::Service,
+            Self::Aws { .. } => false,
+        }
     }
 
     /// True when one was made for the request.

@@ -11,12 +11,15 @@ use http_body::{Body, Frame as BodyFrame};
 use hyper::body::Incoming;
 use skep_runtime::drain::DrainWatch;
 use skep_runtime::http::BodyError;
+use tokio_util::sync::CancellationToken;
 
 use super::scan::ErrorScanner;
 use super::sse::{Frame, Splitter};
-use crate::error::rpc_error;
+use crate::error::{Rejection, rpc_error};
 use crate::lists::{Filtered, ListFilter};
 use crate::message::Id;
+
+const UNFILTERABLE: &str = "the MCP server's list cannot be filtered, so it is not shown";
 
 /// What was seen of an answer while it went past.
 #[derive(Debug, Default)]
@@ -103,25 +106,46 @@ pub struct StreamRules {
     pub standing: bool,
 }
 
+/// Why a stream ends before its end.
+#[derive(Debug, Clone, Copy)]
+enum Leaving {
+    /// The process ends.
+    Drained,
+    /// No call is let through any more.
+    Closed,
+}
+
 /// An event stream that is passed on event by event.
 pub struct EventStream {
     inner: Option<Incoming>,
     splitter: Splitter,
     rules: StreamRules,
     ready: VecDeque<Bytes>,
-    leaving: Pin<Box<dyn Future<Output = ()> + Send>>,
+    leaving: Pin<Box<dyn Future<Output = Leaving> + Send>>,
     seen: SharedSeen,
 }
 
 impl EventStream {
-    /// Passes `inner` on.
-    pub fn new(inner: Incoming, rules: StreamRules, mut drain: DrainWatch, seen: SharedSeen) -> Self {
+    /// Passes `inner` on, until `closing` is cancelled.
+    pub fn new(
+        inner: Incoming,
+        rules: StreamRules,
+        mut drain: DrainWatch,
+        closing: CancellationToken,
+        seen: SharedSeen,
+    ) -> Self {
         let standing = rules.standing;
         let leaving = Box::pin(async move {
-            if !standing {
-                return std::future::pending().await;
+            let drained = async {
+                if !standing {
+                    return std::future::pending().await;
+                }
+                drain.reached(skep_runtime::drain::Phase::Draining).await;
+            };
+            tokio::select! {
+                () = closing.cancelled() => Leaving::Closed,
+                () = drained => Leaving::Drained,
             }
-            drain.reached(skep_runtime::drain::Phase::Draining).await;
         });
         Self {
             inner: Some(inner),
@@ -153,7 +177,7 @@ impl EventStream {
                 Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(error = %error, "the MCP server's event stream is cut off");
-                    self.stop("the MCP server sent an event that is too large");
+                    self.stop(502, "the MCP server sent an event that is too large");
                     return;
                 }
             }
@@ -164,7 +188,7 @@ impl EventStream {
     fn pass(&mut self, frame: Frame) -> bool {
         if self.rules.filter.is_some() && frame.has_bare_json() {
             tracing::warn!("the MCP server's event stream holds JSON that is in no event");
-            self.stop("the MCP server's list cannot be filtered, so it is not shown");
+            self.stop(502, UNFILTERABLE);
             return false;
         }
         let Some(data) = frame.data().filter(|data| !data.trim_ascii().is_empty()) else {
@@ -187,7 +211,7 @@ impl EventStream {
             Ok(Filtered::Replaced(data)) => self.ready.push_back(frame.with_data(data.as_bytes())),
             Err(error) => {
                 tracing::warn!(error = %error, "the MCP server's event stream is cut off");
-                self.stop("the MCP server's list cannot be filtered, so it is not shown");
+                self.stop(502, UNFILTERABLE);
                 return false;
             }
         }
@@ -195,15 +219,15 @@ impl EventStream {
     }
 
     /// Ends the stream with an error for the request it answers.
-    fn stop(&mut self, message: &str) {
+    fn stop(&mut self, code: i64, message: &str) {
         self.inner = None;
         self.splitter = Splitter::new(0);
         note(&self.seen, |seen| {
             seen.broken = true;
-            seen.rpc_error = Some((502, message.to_owned()));
+            seen.rpc_error = Some((code, message.to_owned()));
         });
         if let Some(id) = &self.rules.id {
-            self.ready.push_back(Frame::message(&rpc_error(502, message, Some(id))));
+            self.ready.push_back(Frame::message(&rpc_error(code, message, Some(id))));
         }
     }
 }
@@ -222,11 +246,18 @@ impl Body for EventStream {
                 return Poll::Ready(Some(Ok(BodyFrame::data(bytes))));
             }
             let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-            if this.leaving.as_mut().poll(cx).is_ready() {
-                this.inner = None;
-                // Come back soon: the next connection finds another replica.
-                this.ready.push_back(Bytes::from_static(b"retry: 500\n\n"));
-                continue;
+            match this.leaving.as_mut().poll(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Leaving::Drained) => {
+                    this.inner = None;
+                    // Come back soon: the next connection finds another replica.
+                    this.ready.push_back(Bytes::from_static(b"retry: 500\n\n"));
+                    continue;
+                }
+                Poll::Ready(Leaving::Closed) => {
+                    this.stop(503, &Rejection::Suspended.to_string());
+                    continue;
+                }
             }
             match Pin::new(inner).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,

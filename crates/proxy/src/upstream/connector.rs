@@ -28,6 +28,15 @@ pub enum ConnectorError {
     Roots(#[source] std::io::Error),
 }
 
+/// Why a name leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResolveError {
+    #[error("the name resolves to addresses that may not be called")]
+    Refused(#[source] std::io::Error),
+    #[error("the name does not resolve")]
+    Lookup(#[source] std::io::Error),
+}
+
 /// Makes connections.
 #[derive(Clone)]
 pub(crate) enum GuardedConnector {
@@ -112,7 +121,7 @@ pub(crate) struct GuardedResolver {
 
 impl Service<Name> for GuardedResolver {
     type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = std::io::Error;
+    type Error = ResolveError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -122,6 +131,13 @@ impl Service<Name> for GuardedResolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let reach = self.reach;
         let egress = Arc::clone(&self.egress);
-        Box::pin(async move { Ok(resolve(name.as_str(), 0, reach, &egress).await?.into_iter()) })
+        Box::pin(async move {
+            let found =
+                resolve(name.as_str(), 0, reach, &egress).await.map_err(|error| match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => ResolveError::Refused(error),
+                    _ => ResolveError::Lookup(error),
+                })?;
+            Ok(found.into_iter())
+        })
     }
 }

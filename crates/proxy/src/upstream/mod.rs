@@ -1,15 +1,18 @@
 //! The way to the MCP server.
 
 mod connector;
+mod fault;
+mod fixed;
 pub mod headers;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use skep_runtime::logging::chain;
 use url::Url;
@@ -19,8 +22,11 @@ use crate::error::BackendFault;
 use crate::stages::outgoing::Credential;
 
 use self::connector::GuardedConnector;
+use self::fixed::FixedHeaders;
 
 pub use self::connector::ConnectorError;
+pub(crate) use self::fault::Failure;
+pub use self::fixed::Version;
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -30,7 +36,7 @@ const MAX_REDIRECTS: usize = 10;
 pub struct Upstream {
     client: Client<GuardedConnector, Full<Bytes>>,
     target: Url,
-    add_headers: Vec<(HeaderName, HeaderValue)>,
+    fixed: Arc<FixedHeaders>,
     forward_token: bool,
     response_timeout: Duration,
 }
@@ -55,7 +61,7 @@ impl Upstream {
         Ok(Self {
             client,
             target: config.target.clone(),
-            add_headers: config.add_headers.clone(),
+            fixed: Arc::new(FixedHeaders::new(config.add_headers.clone())),
             forward_token: config.forward_token,
             response_timeout: config.limits.response,
         })
@@ -71,9 +77,15 @@ impl Upstream {
         self.forward_token
     }
 
-    /// A fixed header is sent that may be a credential.
-    pub fn sends_authorization(&self) -> bool {
-        !self.add_headers.is_empty()
+    /// The headers that requests are sent with now.
+    pub fn fixed(&self) -> Version {
+        self.fixed.now()
+    }
+
+    /// Reads the secrets in the fixed headers again, after the server refused a request with those of `used`.
+    /// True when there are others to try.
+    pub async fn renew(&self, used: &Version) -> bool {
+        self.fixed.renew(used).await
     }
 
     /// Sends a request and waits for the head of the answer. Redirects within the server's own origin
@@ -88,6 +100,7 @@ impl Upstream {
         headers: &HeaderMap,
         body: &Bytes,
         credential: &Credential,
+        fixed: &Version,
     ) -> Result<Response<Incoming>, BackendFault> {
         let mut url = self.target.clone();
         let theirs = match query {
@@ -100,7 +113,8 @@ impl Upstream {
         };
         url.set_query(query.as_deref());
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send_once(method, &url, headers.clone(), body.clone(), credential).await?;
+            let (headers, body) = (headers.clone(), body.clone());
+            let response = self.send_once(method, &url, headers, body, credential, fixed).await?;
             match self.redirect(&response, &url) {
                 Some(next) => url = next,
                 None => return Ok(response),
@@ -116,6 +130,7 @@ impl Upstream {
         mut headers: HeaderMap,
         body: Bytes,
         credential: &Credential,
+        fixed: &Version,
     ) -> Result<Response<Incoming>, BackendFault> {
         if matches!(credential, Credential::Aws { .. }) {
             // They tell AWS what to do, and the signature would vouch for them.
@@ -123,33 +138,59 @@ impl Upstream {
         }
         let carrier = credential.header();
         headers::remove_misspelt(&mut headers, |name| {
-            carrier.is_some_and(|carrier| carrier == name)
-                || self.add_headers.iter().any(|(added, _)| added == name)
+            carrier.is_some_and(|carrier| carrier == name) || fixed.iter().any(|added| added.name == *name)
         });
-        for (name, value) in &self.add_headers {
-            headers.insert(name.clone(), value.clone());
+        for header in fixed.iter() {
+            headers.insert(header.name.clone(), header.value.clone());
         }
         credential.put_on(method, url, &mut headers, &body)?;
-        let uri: Uri =
-            url.as_str().parse().map_err(|_| BackendFault::Protocol { reason: "its URL is not a URI" })?;
+        let answer = tokio::time::timeout(self.response_timeout, self.request(method, url, headers, body));
+        match answer.await {
+            Err(_) => Err(BackendFault::Timeout),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(failure)) => {
+                if let Some(error) = failure.error() {
+                    tracing::warn!(
+                        target.host = self.target.host_str().unwrap_or_default(),
+                        error = %chain(error),
+                        "the MCP server did not answer"
+                    );
+                }
+                Err(failure.fault())
+            }
+        }
+    }
+
+    /// Sends a request of the proxy's own: with the fixed headers, nobody's credential, and no redirects. The
+    /// caller bounds the time.
+    ///
+    /// # Errors
+    /// When nothing answers, or not in HTTP.
+    pub(crate) async fn ask(
+        &self,
+        method: &Method,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        for header in self.fixed().iter() {
+            headers.insert(header.name.clone(), header.value.clone());
+        }
+        self.request(method, &self.target, headers, body).await
+    }
+
+    async fn request(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
+        let uri: Uri = url.as_str().parse().map_err(|_| Failure::Url)?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        let answer = tokio::time::timeout(self.response_timeout, self.client.request(request));
-        match answer.await {
-            Err(_) => Err(BackendFault::Timeout),
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => {
-                let fault = classify(&error);
-                tracing::warn!(
-                    target.host = self.target.host_str().unwrap_or_default(),
-                    error = %chain(&error),
-                    "the MCP server did not answer"
-                );
-                Err(fault)
-            }
-        }
+        self.client.request(request).await.map_err(Failure::Client)
     }
 
     fn redirect(&self, response: &Response<Incoming>, from: &Url) -> Option<Url> {
@@ -164,8 +205,4 @@ impl Upstream {
         let next = from.join(location.to_str().ok()?).ok()?;
         (next.origin() == self.target.origin()).then_some(next)
     }
-}
-
-fn classify(error: &ClientError) -> BackendFault {
-    if error.is_connect() { BackendFault::Unreachable } else { BackendFault::Closed }
 }

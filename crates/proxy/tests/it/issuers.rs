@@ -71,9 +71,13 @@ async fn callers_of_two_issuers_are_told_apart_everywhere() {
     let metadata = raw::get(harness.address, "/.well-known/oauth-protected-resource").await.json();
     let issuers = json!([harness.idp.issuer(), partner.issuer()]);
     assert_eq!(metadata["authorization_servers"], issuers);
-    let both = json!([
-        {"issuer": harness.idp.issuer(), "available": true}, {"issuer": partner.issuer(), "available": true},
-    ]);
+    let report = |issuer: &str| {
+        json!({
+            "issuer": issuer, "available": true, "reason": "Available", "message": "",
+            "since": "2026-01-01T00:00:00Z",
+        })
+    };
+    let both = json!([report(harness.idp.issuer()), report(partner.issuer())]);
     assert_eq!(harness.proxy.status()["authentication"]["issuers"], both);
     assert_eq!(harness.proxy.status()["authentication"]["available"], true);
     assert_eq!(harness.proxy.keys().len(), 2);

@@ -18,6 +18,8 @@ mod drain;
 #[cfg(test)]
 mod entrance;
 #[cfg(test)]
+mod fixed_credentials;
+#[cfg(test)]
 mod forward;
 #[cfg(test)]
 mod harness;
@@ -40,6 +42,8 @@ mod outgoing_aws;
 #[cfg(test)]
 mod outgoing_hostile;
 #[cfg(test)]
+mod probe;
+#[cfg(test)]
 mod redirects;
 #[cfg(test)]
 mod reload;
@@ -47,6 +51,10 @@ mod reload;
 mod runconfig_keys;
 #[cfg(test)]
 mod smuggling;
+#[cfg(test)]
+mod status;
+#[cfg(test)]
+mod suspended;
 #[cfg(test)]
 mod toolhive_rows;
 #[cfg(test)]

@@ -96,7 +96,10 @@ async fn the_server_gets_the_exchanged_token_and_never_the_callers() {
     assert_eq!(harness.metric(count), 1.0);
     assert_eq!(
         harness.proxy.status()["credential"],
-        json!({"type": "tokenExchange", "ready": true, "reason": "Ready"})
+        json!({
+            "type": "tokenExchange", "ready": true, "reason": "Ready", "code": null,
+            "since": "2026-01-01T00:00:00Z",
+        })
     );
     for place in [harness.audit.text(), harness.metrics_text(), harness.proxy.status().to_string(), logs()] {
         for secret in [token.as_str(), "exchanged-1", CLIENT_SECRET] {

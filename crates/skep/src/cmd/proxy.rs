@@ -14,6 +14,7 @@ use skep_api::secret::Secret;
 use skep_proxy::audit::AuditSink;
 use skep_proxy::config::{self, ProxyConfig, Surroundings};
 use skep_proxy::metrics::ProxyMetrics;
+use skep_proxy::probe::ProbeTimes;
 use skep_proxy::service::{Proxy, Shared};
 use skep_runtime::clock::SystemClock;
 use skep_runtime::diagnostics::{DEFAULT_PORT, Diagnostics};
@@ -179,11 +180,8 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
         drain.watch(),
         Load::default(),
     ));
-    for keys in proxy.keys() {
-        tokio::spawn(async move {
-            let _ = keys.keys().await;
-        });
-    }
+    // Keys are fetched and the remote server is asked before the first caller comes.
+    tokio::spawn(Arc::clone(&proxy).attend(ProbeTimes::default()));
     let load = Load::default();
     let serving =
         tokio::spawn(serve(listener, Arc::clone(&proxy), proxy.http_limits(), drain.watch(), load.clone()));
@@ -214,10 +212,10 @@ async fn serve_until_stopped(args: &RunArgs) -> anyhow::Result<()> {
 fn load_and_watch(args: &RunArgs, path: &Path) -> anyhow::Result<(ProxyConfig, SteadyWatch)> {
     // Whether it can be read at all comes before anything is said about watching.
     let mut watch = SteadyWatch::new(files_of(path, &config::read(path)?));
-    let run_config = config::read(path)?;
+    let (run_config, checksum) = config::read_with_checksum(path)?;
     watch.set(files_of(path, &run_config));
     let config = load(args, run_config).with_context(|| format!("{} can't be used", path.display()))?;
-    Ok((config, watch))
+    Ok((ProxyConfig { checksum: Some(checksum), ..config }, watch))
 }
 
 /// Takes the configuration as it is now, and watches what it names.
@@ -240,11 +238,12 @@ fn try_change(
     watch: &mut SteadyWatch,
 ) -> anyhow::Result<()> {
     let refused = |error: &config::ConfigError| proxy.refused(&chain(error));
-    let run_config = config::read(path).inspect_err(refused)?;
+    let (run_config, checksum) = config::read_with_checksum(path).inspect_err(refused)?;
     let named = files_of(path, &run_config);
     // Before they are read: a change in between would be lost.
     watch.add(named.clone());
     let config = load(args, run_config).inspect_err(refused)?;
+    let config = ProxyConfig { checksum: Some(checksum), ..config };
     if config.bind.port() != 0 && config.bind != address {
         tracing::warn!(
             wanted = %config.bind,

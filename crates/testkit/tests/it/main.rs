@@ -2,6 +2,8 @@
 
 // `cfg(test)` tells clippy that helpers in these files are test code too.
 #[cfg(test)]
+mod control_plane;
+#[cfg(test)]
 mod idp;
 #[cfg(test)]
 mod server;

@@ -11,9 +11,10 @@ use super::super::Workload;
 use super::super::server::container_labels;
 use super::super::template::strategic_merge;
 use super::metadata::Owner;
+use super::security;
 
 /// StatefulSet and Services of the backend.
-pub(super) fn objects(owner: &Owner<'_>, spec: &Server, workload: &Workload) -> Vec<Value> {
+pub(super) fn objects(owner: &Owner<'_>, spec: &Server, workload: &Workload, openshift: bool) -> Vec<Value> {
     let name = owner.name;
     let mut labels = container_labels(name, spec);
     labels.insert("app".to_owned(), name.to_owned());
@@ -53,7 +54,7 @@ pub(super) fn objects(owner: &Owner<'_>, spec: &Server, workload: &Workload) -> 
     }
     stateful.insert("serviceName".to_owned(), name.into());
     stateful.insert("selector".to_owned(), json!({"matchLabels": {"app": name}}));
-    stateful.insert("template".to_owned(), template(owner, spec, workload, &labels));
+    stateful.insert("template".to_owned(), template(owner, spec, workload, openshift, &labels));
     made.push(json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -68,33 +69,19 @@ fn template(
     owner: &Owner<'_>,
     spec: &Server,
     workload: &Workload,
+    openshift: bool,
     labels: &BTreeMap<String, String>,
 ) -> Value {
+    let mut container = security::container(openshift);
+    container.insert("privileged".to_owned(), false.into());
     let account = spec.service_account.clone().unwrap_or_else(|| names::backend_account(owner.name));
     let mut template = json!({
         "metadata": {},
         "spec": {
             "serviceAccountName": account,
             "restartPolicy": "Always",
-            "securityContext": {
-                "runAsNonRoot": true,
-                "runAsUser": 1000,
-                "runAsGroup": 1000,
-                "fsGroup": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [{
-                "name": names::BACKEND_CONTAINER,
-                "securityContext": {
-                    "privileged": false,
-                    "allowPrivilegeEscalation": false,
-                    "readOnlyRootFilesystem": true,
-                    "runAsNonRoot": true,
-                    "runAsUser": 1000,
-                    "runAsGroup": 1000,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-            }],
+            "securityContext": security::pod(openshift),
+            "containers": [{"name": names::BACKEND_CONTAINER, "securityContext": container}],
         },
     });
     if let Some(patch) = &spec.pod_template {

@@ -45,7 +45,7 @@ pub(super) fn inline_authz(owner: &Owner<'_>, authorization: &Authorization) -> 
     if !authorization.inline {
         return None;
     }
-    let labels = BTreeMap::from([("toolhive.stacklok.io/authz".to_owned(), "inline".to_owned())]);
+    let labels = names::inline_authz_labels(owner.name);
     let text = serde_json::to_string_pretty(&authorization.config).unwrap_or_default();
     Some(json!({
         "apiVersion": "v1",
@@ -86,7 +86,7 @@ fn restart_checksum(config: &RunConfig) -> String {
 }
 
 /// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(in super::super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(bytes.len() * 2);
     for byte in bytes {

@@ -3,9 +3,11 @@
 mod backend;
 mod config_map;
 mod metadata;
+mod monitor;
 mod network;
 mod pod;
 mod rbac;
+mod security;
 mod service;
 
 use serde_json::Value;
@@ -15,10 +17,12 @@ use skep_api::crd::server::Server;
 use skep_api::names;
 use skep_api::runconfig::Transport;
 
+pub(super) use self::config_map::hex;
 use self::metadata::Owner;
 use self::pod::ProxyPod;
 use super::authz::Authorization;
 use super::findings::Findings;
+use super::restart::Restart;
 use super::{Workload, World};
 
 /// Objects of a remote proxy.
@@ -44,6 +48,7 @@ pub(super) fn remote_proxy(
         authorization,
         args: ["run", "--foreground=true", "placeholder-for-remote-proxy"].map(str::to_owned).to_vec(),
         generation: None,
+        restart: None,
         volumes: &[],
         resources: &spec.resources,
         overrides: &spec.resource_overrides,
@@ -75,6 +80,7 @@ pub(super) fn remote_proxy(
     if spec.network_policy.enabled.unwrap_or(false) {
         made.push(network::policy(&owner, &labels, spec, workload, findings));
     }
+    made.extend(monitor::monitor(&owner, &labels, &world.settings, &workload.run_config));
     made
 }
 
@@ -85,6 +91,7 @@ pub(super) fn server(
     world: &World,
     workload: &Workload,
     authorization: Option<&Authorization>,
+    restart: Option<&Restart>,
 ) -> Vec<Value> {
     let owner = Owner::of(object);
     let name = owner.name;
@@ -105,6 +112,7 @@ pub(super) fn server(
         authorization,
         args: vec!["run".to_owned(), spec.image.clone()],
         generation: object.metadata.generation,
+        restart,
         volumes: &spec.volumes,
         resources: &spec.resources,
         overrides: &spec.resource_overrides,
@@ -120,7 +128,7 @@ pub(super) fn server(
     }
     made.push(run_config);
     made.extend(authorization.and_then(|authorization| config_map::inline_authz(&owner, authorization)));
-    made.extend(backend::objects(&owner, spec, workload));
+    made.extend(backend::objects(&owner, spec, workload, world.settings.openshift));
     made.push(pod.deployment());
     let service_name = names::server_service(name);
     made.push(service::proxy(
@@ -132,6 +140,7 @@ pub(super) fn server(
         &spec.resource_overrides,
     ));
     made.extend(replicas.filter(|count| *count > 1).map(|_| service::disruption_budget(&owner, &labels)));
-    made.extend(network::backend(&owner, &labels, spec));
+    made.push(network::backend(&owner, &labels, spec));
+    made.extend(monitor::monitor(&owner, &labels, &world.settings, &workload.run_config));
     made
 }

@@ -7,11 +7,13 @@ use serde_json::{Value, json};
 use skep_api::address::is_api_server;
 use skep_api::crd::remote_proxy::RemoteProxy;
 use skep_api::crd::server::{PermissionSource, Server};
+use skep_api::names;
 use url::{Host, Url};
 
 use super::super::Workload;
 use super::super::findings::Findings;
 use super::metadata::Owner;
+use super::monitor::diagnostics_port;
 
 /// Private networks that a public name does not resolve to.
 const PRIVATE_V4: [&str; 6] =
@@ -21,8 +23,6 @@ const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 const NEVER_V4: [&str; 2] = ["127.0.0.0/8", "169.254.0.0/16"];
 const NEVER_V6: [&str; 1] = ["fe80::/10"];
 
-/// Port of the proxy's diagnostics listener, unless the config says another.
-const DIAGNOSTICS_PORT: u16 = 9464;
 /// Port on which API servers commonly listen behind their Service.
 const API_SERVER_PORT: u16 = 6443;
 
@@ -188,12 +188,7 @@ pub(super) fn policy(
         );
     }
     // The operator asks there for the status, and Prometheus for metrics.
-    let diagnostics = config
-        .telemetry_config
-        .as_ref()
-        .map(|telemetry| telemetry.prometheus_port)
-        .filter(|port| *port != 0)
-        .unwrap_or(DIAGNOSTICS_PORT);
+    let diagnostics = diagnostics_port(config);
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -209,7 +204,7 @@ pub(super) fn policy(
 
 /// The NetworkPolicy of an MCP server's backend: only its own proxy comes in, and with the profile
 /// `none` nothing goes out.
-pub(super) fn backend(owner: &Owner<'_>, proxy: &BTreeMap<String, String>, spec: &Server) -> Option<Value> {
+pub(super) fn backend(owner: &Owner<'_>, proxy: &BTreeMap<String, String>, spec: &Server) -> Value {
     let closed = spec.permission_profile.as_ref().is_some_and(|profile| {
         profile.kind.unwrap_or_default() == PermissionSource::Builtin && profile.name == "none"
     });
@@ -227,12 +222,12 @@ pub(super) fn backend(owner: &Owner<'_>, proxy: &BTreeMap<String, String>, spec:
     if let Some(map) = policy.as_object_mut() {
         map.insert("policyTypes".to_owned(), json!(types));
     }
-    Some(json!({
+    json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": owner.metadata(&format!("{}-backend", owner.name), proxy, &BTreeMap::new()),
+        "metadata": owner.metadata(&names::backend_policy(owner.name), proxy, &BTreeMap::new()),
         "spec": policy,
-    }))
+    })
 }
 
 fn tcp(ports: &BTreeSet<u16>) -> Vec<Value> {

@@ -8,12 +8,16 @@ use skep_api::crd::pod::{ResourceList, ResourceOverrides, Resources};
 use skep_api::crd::server::Volume;
 use skep_api::names;
 
+use super::super::backing::{RESOURCE_ATTRIBUTES, resource_attributes};
 use super::super::authz::{Authorization, FILE_NAME as AUTHZ_FILE};
 use super::super::findings::Findings;
+use super::super::restart::{Restart, RestartStrategy};
 use super::super::template::{strategic_merge, survives};
 use super::super::{FileSource, KeySource, Settings, Workload};
 use super::config_map::hex;
 use super::metadata::{Owner, merged};
+use super::monitor::{diagnostics_port, wants_metrics};
+use super::security;
 
 /// Seconds from the end of a pod's being asked for to its being killed. The proxy goes on for 5 s until no
 /// new request is sent to it, and then gives those it has 30 s; the rest is for its records.
@@ -29,6 +33,7 @@ pub(super) struct ProxyPod<'a> {
     pub(super) authorization: Option<&'a Authorization>,
     pub(super) args: Vec<String>,
     pub(super) generation: Option<i64>,
+    pub(super) restart: Option<&'a Restart>,
     pub(super) volumes: &'a [Volume],
     pub(super) resources: &'a Resources,
     pub(super) overrides: &'a ResourceOverrides,
@@ -78,6 +83,11 @@ impl ProxyPod<'_> {
     /// annotations stays.
     fn pod_template(&self) -> Value {
         let mut template = self.own_template();
+        if self.generation.is_some() {
+            let checksum = hex(&Sha256::digest(without_generation(&template).to_string()));
+            let annotation = json!({"metadata": {"annotations": {names::TEMPLATE_CHECKSUM: checksum}}});
+            strategic_merge(&mut template, &annotation);
+        }
         let Some(patch) = self.template else { return template };
         strategic_merge(&mut template, patch);
         let own = json!({"metadata": {"labels": self.labels, "annotations": self.own_annotations()}});
@@ -96,6 +106,9 @@ impl ProxyPod<'_> {
         let mut own = BTreeMap::from([(names::RUNCONFIG_CHECKSUM.to_owned(), self.checksum.to_owned())]);
         if let Some(generation) = self.generation {
             own.insert(names::GENERATION.to_owned(), generation.to_string());
+        }
+        if let Some(restart) = self.restart.filter(|restart| restart.strategy == RestartStrategy::Rolling) {
+            own.insert(names::RESTARTED_AT.to_owned(), restart.at.clone());
         }
         if let Some(template) = self.template {
             own.insert(names::POD_TEMPLATE_HASH.to_owned(), hex(&Sha256::digest(template.to_string())));
@@ -119,16 +132,7 @@ impl ProxyPod<'_> {
         if !pull.is_empty() {
             spec.insert("imagePullSecrets".to_owned(), pull.into());
         }
-        spec.insert(
-            "securityContext".to_owned(),
-            json!({
-                "runAsNonRoot": true,
-                "runAsUser": 1000,
-                "runAsGroup": 1000,
-                "fsGroup": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            }),
-        );
+        spec.insert("securityContext".to_owned(), security::pod(self.settings.openshift));
         let (volumes, mounts) = self.mounts();
         spec.insert("containers".to_owned(), json!([self.container(mounts)]));
         spec.insert("volumes".to_owned(), volumes.into());
@@ -153,10 +157,12 @@ impl ProxyPod<'_> {
         container.insert("image".to_owned(), self.settings.runner_image.clone().into());
         container.insert("command".to_owned(), json!(["skep", "proxy"]));
         container.insert("args".to_owned(), json!(self.args));
-        container.insert(
-            "ports".to_owned(),
-            json!([{"name": "http", "containerPort": config.port, "protocol": "TCP"}]),
-        );
+        let mut ports = vec![json!({"name": "http", "containerPort": config.port, "protocol": "TCP"})];
+        if wants_metrics(config) {
+            let port = diagnostics_port(config);
+            ports.push(json!({"name": names::METRICS_PORT_NAME, "containerPort": port, "protocol": "TCP"}));
+        }
+        container.insert("ports".to_owned(), ports.into());
         container.insert("env".to_owned(), self.env().into());
         if let Some(resources) = resources(self.resources) {
             container.insert("resources".to_owned(), resources);
@@ -164,17 +170,7 @@ impl ProxyPod<'_> {
         container.insert("startupProbe".to_owned(), probe(0, 5, 18));
         container.insert("livenessProbe".to_owned(), probe(30, 10, 3));
         container.insert("readinessProbe".to_owned(), probe(self.readiness_delay, 5, 3));
-        container.insert(
-            "securityContext".to_owned(),
-            json!({
-                "allowPrivilegeEscalation": false,
-                "readOnlyRootFilesystem": true,
-                "runAsNonRoot": true,
-                "runAsUser": 1000,
-                "runAsGroup": 1000,
-                "capabilities": {"drop": ["ALL"]},
-            }),
-        );
+        container.insert("securityContext".to_owned(), security::container(self.settings.openshift).into());
         container.insert("volumeMounts".to_owned(), mounts.into());
         Value::Object(container)
     }
@@ -185,9 +181,14 @@ impl ProxyPod<'_> {
         let mut env = Vec::new();
         let from_secret = |source: &super::super::EnvSource| json!({"name": source.name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}});
         let late = "THV_SESSION_REDIS_PASSWORD";
+        if let Some(telemetry) = &self.workload.run_config.telemetry_config {
+            let attributes = resource_attributes(telemetry, self.owner.namespace);
+            env.push(json!({"name": RESOURCE_ATTRIBUTES, "value": attributes}));
+        }
         env.extend(self.workload.env.iter().filter(|source| source.name != late).map(from_secret));
         let mut taken: BTreeSet<String> =
             self.workload.env.iter().map(|source| source.name.clone()).collect();
+        taken.extend(env.iter().filter_map(|set| Some(set.get("name")?.as_str()?.to_owned())));
         for variable in self.overrides.proxy_deployment.iter().flat_map(|part| part.env.iter().flatten()) {
             if taken.insert(variable.name.clone()) {
                 env.push(json!({"name": variable.name, "value": variable.value}));
@@ -269,12 +270,14 @@ fn mounted_files(files: &[FileSource]) -> Vec<(String, String, Map<String, Value
     let mut made = Vec::new();
     for file in files {
         let (volume, directory, kind, source) = match &file.source {
-            KeySource::ConfigMap { name, .. } => (
-                volume_name(names::CA_VOLUME, name),
-                format!("{}/{name}", names::CA_DIR),
-                "configMap",
-                json!({"name": name}),
-            ),
+            KeySource::ConfigMap { name, .. } => {
+                let otel = format!("{}/{name}", names::OTEL_CA_DIR);
+                let (prefix, directory) = match file.path.strip_prefix(&otel) {
+                    Some(rest) if rest.starts_with('/') => (names::OTEL_CA_VOLUME, otel),
+                    _ => (names::CA_VOLUME, format!("{}/{name}", names::CA_DIR)),
+                };
+                (volume_name(prefix, name), directory, "configMap", json!({"name": name}))
+            }
             KeySource::Secret { name, .. } => {
                 let items: Vec<Value> = keys
                     .get(name.as_str())
@@ -298,6 +301,16 @@ fn mounted_files(files: &[FileSource]) -> Vec<(String, String, Map<String, Value
         }
     }
     made
+}
+
+/// The template without what changes with every change of the spec.
+fn without_generation(template: &Value) -> Value {
+    let mut template = template.clone();
+    let annotations = template.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+    if let Some(annotations) = annotations {
+        annotations.retain(|key, _| key != names::GENERATION);
+    }
+    template
 }
 
 /// A volume's name has to be a DNS label, which the name of a ConfigMap or Secret need not be.

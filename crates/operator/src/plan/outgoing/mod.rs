@@ -14,7 +14,7 @@ use skep_api::runconfig::{
 };
 
 use super::findings::{EXTERNAL_AUTH_REF, Findings};
-use super::{EnvSource, FileSource};
+use super::{EnvSource, FileSource, embedded_auth};
 
 pub(super) use self::headers::forward as headers;
 
@@ -151,9 +151,13 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
             outgoing.aws_extension = extension;
             outgoing.files.extend(files);
         }
-        ExternalAuth::Other(kind) => {
-            let reason = if *kind == ExternalAuthType::Obo { ENTERPRISE_REQUIRED } else { NOT_SUPPORTED };
-            refuse(path, reason, not_run(*kind), findings);
+        ExternalAuth::EmbeddedAuthServer(_)
+        | ExternalAuth::UpstreamInject(_)
+        | ExternalAuth::Obo(_)
+        | ExternalAuth::Xaa(_) => {
+            let kind = config.kind();
+            let reason = if kind == ExternalAuthType::Obo { ENTERPRISE_REQUIRED } else { NOT_SUPPORTED };
+            refuse(path, reason, not_run(kind), findings);
         }
     }
     outgoing
@@ -228,7 +232,11 @@ fn spiffe_file(path: &str, file: &str, user: &User<'_>, findings: &mut Findings<
 /// Judges an MCPExternalAuthConfig by itself.
 pub(super) fn check(config: &ExternalAuth, findings: &mut Findings<'_>) {
     match config {
-        ExternalAuth::Unauthenticated | ExternalAuth::Other(_) => {}
+        ExternalAuth::Unauthenticated
+        | ExternalAuth::UpstreamInject(_)
+        | ExternalAuth::Obo(_)
+        | ExternalAuth::Xaa(_) => {}
+        ExternalAuth::EmbeddedAuthServer(server) => embedded_auth::check(server, findings),
         ExternalAuth::BearerToken(bearer) => {
             let secret = &bearer.token_secret_ref;
             findings.secret("spec.bearerToken.tokenSecretRef", "SecretNotFound", &secret.name, &secret.key);

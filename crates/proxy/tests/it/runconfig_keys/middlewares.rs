@@ -210,7 +210,7 @@ fn remote_auth_config_is_read_in_both_spellings() {
     assert_eq!(format!("{:?}", load(json!({"BearerToken": "KEY1,target=bearer_token"})).unwrap()), bearer);
     for name in ["bearer_token_file", "BearerTokenFile"] {
         let config = load(json!({name: "DIR/token"})).unwrap();
-        assert_eq!(config.add_headers[0].1, "Bearer a-token");
+        assert_eq!(config.add_headers[0].value, "Bearer a-token");
         assert!(config.files.iter().any(|file| file.ends_with("token")), "it is watched");
     }
     // Keys of a login count for nothing beside a token, and are no token.

@@ -26,6 +26,11 @@ fn entrance() -> Vec<Row> {
         shows("skep.client_token", json!({"skep": {"client_token": "forward"}}), "forward_token: true"),
         refused("skep.client_token", json!({"skep": {"client_token": "forward"}}), "contradict")
             .within(&exchange),
+        shows(
+            "skep.suspended",
+            json!({"skep": {"suspended": "the config it refers to is gone"}}),
+            "config it refers to is gone",
+        ),
         shows("skep.allowed_hosts[]", json!({"skep": {"allowed_hosts": ["tools.example"]}}), "tools.example"),
         shows(
             "skep.allow_private_endpoint",

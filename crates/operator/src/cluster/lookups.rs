@@ -1,0 +1,150 @@
+//! What is inside Secrets and ConfigMaps, as far as the planner needs it: a Secret's keys, a ConfigMap's text.
+//!
+//! They are watched by their metadata; the content is asked for once a version, and only of those that an
+//! object refers to. Values of Secrets are dropped while the answer is read.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kube::Client;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::store::{Name, Store};
+
+/// The keys of one version of a Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretKeys {
+    /// `metadata.resourceVersion`.
+    pub version: String,
+    /// Keys of `data`.
+    pub keys: BTreeSet<String>,
+}
+
+/// The content of one version of a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigMapText {
+    version: String,
+    /// `data`; keys of `binaryData` are there with no text.
+    pub data: BTreeMap<String, String>,
+}
+
+/// The cache. `secrets` and `config_maps` are the stores with the metadata.
+pub struct Lookups {
+    client: Client,
+    secrets: Arc<Store>,
+    config_maps: Arc<Store>,
+    keys: Mutex<HashMap<Name, Arc<SecretKeys>>>,
+    texts: Mutex<HashMap<Name, Arc<ConfigMapText>>>,
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    #[serde(rename = "resourceVersion", default)]
+    version: String,
+}
+
+#[derive(Deserialize)]
+struct SecretBody {
+    metadata: Meta,
+    /// Only the keys: values are passed over by the parser.
+    #[serde(default)]
+    data: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+#[derive(Deserialize)]
+struct ConfigMapBody {
+    metadata: Meta,
+    #[serde(default)]
+    data: Option<BTreeMap<String, String>>,
+    #[serde(default, rename = "binaryData")]
+    binary: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+impl Lookups {
+    /// An empty cache in front of `client`.
+    pub fn new(client: Client, secrets: Arc<Store>, config_maps: Arc<Store>) -> Self {
+        Self { client, secrets, config_maps, keys: Mutex::default(), texts: Mutex::default() }
+    }
+
+    /// The keys of a Secret; `None` when there is no such Secret.
+    ///
+    /// # Errors
+    /// When the API server can't be asked.
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<SecretKeys>>, kube::Error> {
+        let at = (namespace.to_owned(), name.to_owned());
+        let Some(version) = version(&self.secrets, namespace, name) else {
+            lock(&self.keys).remove(&at);
+            return Ok(None);
+        };
+        if let Some(known) = lock(&self.keys).get(&at).filter(|known| known.version == version) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Some(body) = self.get::<SecretBody>("secrets", namespace, name).await? else { return Ok(None) };
+        let keys = body.data.unwrap_or_default().into_keys().collect();
+        let found = Arc::new(SecretKeys { version: body.metadata.version, keys });
+        lock(&self.keys).insert(at, Arc::clone(&found));
+        Ok(Some(found))
+    }
+
+    /// The content of a ConfigMap; `None` when there is no such ConfigMap.
+    ///
+    /// # Errors
+    /// When the API server can't be asked.
+    pub async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<ConfigMapText>>, kube::Error> {
+        let at = (namespace.to_owned(), name.to_owned());
+        let Some(version) = version(&self.config_maps, namespace, name) else {
+            lock(&self.texts).remove(&at);
+            return Ok(None);
+        };
+        if let Some(known) = lock(&self.texts).get(&at).filter(|known| known.version == version) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let Some(body) = self.get::<ConfigMapBody>("configmaps", namespace, name).await? else {
+            return Ok(None);
+        };
+        let mut data = body.data.unwrap_or_default();
+        for key in body.binary.unwrap_or_default().into_keys() {
+            data.entry(key).or_default();
+        }
+        let found = Arc::new(ConfigMapText { version: body.metadata.version, data });
+        lock(&self.texts).insert(at, Arc::clone(&found));
+        Ok(Some(found))
+    }
+
+    /// Drops what nobody refers to any more.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let at = (namespace.to_owned(), name.to_owned());
+        lock(&self.keys).remove(&at);
+        lock(&self.texts).remove(&at);
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(
+        &self,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<T>, kube::Error> {
+        let path = format!("/api/v1/namespaces/{namespace}/{plural}/{name}");
+        let request = http::Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        match self.client.request::<T>(request).await {
+            Ok(body) => Ok(Some(body)),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn version(store: &Store, namespace: &str, name: &str) -> Option<String> {
+    let object = store.get(namespace, name)?;
+    object.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,152 @@
+//! One reconcile for each kind: from what is cached to what is applied and said, decided from state alone.
+
+mod anonymous;
+mod config;
+mod deletion;
+mod entry;
+mod group;
+pub mod reports;
+mod restart;
+mod status_write;
+mod workload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use skep_api::crd::Kind;
+use skep_runtime::clock::SharedClock;
+
+pub use self::anonymous::Anonymous;
+use self::reports::Reports;
+use crate::apply::{Applier, ApplyError};
+use crate::client::refused_by_gate;
+use crate::cluster::Cluster;
+use crate::cluster::feed::chain;
+use crate::events::Events;
+use crate::metrics::OperatorMetrics;
+use crate::queue::Key;
+
+/// What every reconcile works with.
+pub struct Context {
+    /// Writes only while this operator leads.
+    pub client: Client,
+    pub cluster: Arc<Cluster>,
+    pub applier: Applier,
+    pub events: Events,
+    pub metrics: OperatorMetrics,
+    pub clock: SharedClock,
+    pub reports: Arc<Reports>,
+    pub anonymous: Anonymous,
+}
+
+/// When an object is looked at again although nothing has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Only after a change.
+    Change,
+    /// After this time: something is waited for that nobody tells.
+    After(Duration),
+}
+
+/// Why a reconcile did not come to its end. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// An object could not be applied.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The API server could not be asked, or said no.
+    #[error("{doing} failed")]
+    Api {
+        doing: &'static str,
+        #[source]
+        source: kube::Error,
+    },
+}
+
+/// Kinds of [`ReconcileError`], as metrics and logs name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// Somebody else wrote first.
+    Conflict,
+    /// A right is missing.
+    Forbidden,
+    /// The API server refuses what was written.
+    Invalid,
+    /// The object went away in the meantime.
+    NotFound,
+    /// Another answer of the API server.
+    Refused,
+    /// There was no answer.
+    Unreachable,
+    /// This operator no longer leads, and wrote nothing.
+    NotLeader,
+}
+
+impl ErrorKind {
+    /// For metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::Forbidden => "forbidden",
+            Self::Invalid => "invalid",
+            Self::NotFound => "not_found",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::NotLeader => "not_leader",
+        }
+    }
+}
+
+impl ReconcileError {
+    pub(crate) fn api(doing: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |source| Self::Api { doing, source }
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        let source = match self {
+            Self::Api { source, .. } | Self::Apply(ApplyError::Api { source, .. }) => source,
+            Self::Apply(ApplyError::Kind(_)) => return ErrorKind::Invalid,
+        };
+        match source {
+            kube::Error::Api(status) => match status.code {
+                409 => ErrorKind::Conflict,
+                403 => ErrorKind::Forbidden,
+                400 | 422 => ErrorKind::Invalid,
+                404 => ErrorKind::NotFound,
+                _ => ErrorKind::Refused,
+            },
+            other if refused_by_gate(other).is_some() => ErrorKind::NotLeader,
+            _ => ErrorKind::Unreachable,
+        }
+    }
+
+    /// The error with its causes.
+    pub fn text(&self) -> String {
+        chain(self)
+    }
+}
+
+/// Reconciles one object.
+///
+/// # Errors
+/// When it has to be tried again.
+pub async fn reconcile(context: &Context, key: &Key) -> Result<Next, ReconcileError> {
+    // What is gone has left nothing behind: owner references and finalizers saw to it.
+    let Some(value) = context.cluster.object(key) else {
+        context.anonymous.forget(key, &context.metrics);
+        return Ok(Next::Change);
+    };
+    match key.kind {
+        Kind::MCPServer | Kind::MCPRemoteProxy => workload::reconcile(context, key, &value).await,
+        Kind::MCPGroup => group::reconcile(context, key, &value).await,
+        Kind::MCPServerEntry => entry::reconcile(context, key, &value).await,
+        Kind::MCPExternalAuthConfig
+        | Kind::MCPToolConfig
+        | Kind::MCPOIDCConfig
+        | Kind::MCPAuthzConfig
+        | Kind::MCPTelemetryConfig
+        | Kind::MCPWebhookConfig => config::reconcile(context, key, &value).await,
+    }
+}

@@ -1,0 +1,62 @@
+//! Writing a status, and telling what it changed.
+
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+
+use super::{Context, ReconcileError};
+use crate::cluster::Resource;
+use crate::events::Severity;
+use crate::queue::Key;
+use crate::settings::FIELD_MANAGER;
+use crate::status::{patch, transitions};
+
+/// Writes `status` when it is not what the object has; nothing is written otherwise. True when it was.
+///
+/// # Errors
+/// When the API server refuses it; also when somebody else wrote the object in the meantime.
+pub(super) async fn write(
+    context: &Context,
+    key: &Key,
+    object: &Value,
+    status: &Value,
+) -> Result<bool, ReconcileError> {
+    let present = object.get("status").cloned().unwrap_or_else(|| json!({}));
+    let Some(mut body) = patch(&present, status) else { return Ok(false) };
+    // With the version it was decided from, so that a newer decision is never overwritten by an older one.
+    let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
+    if let Some(body) = body.as_object_mut() {
+        body.insert("metadata".to_owned(), json!({"resourceVersion": version}));
+    }
+    let Some(objects) = objects(context, key) else { return Ok(false) };
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let found = objects
+        .patch_status(&key.name, &params, &Patch::Merge(&body))
+        .await
+        .map_err(ReconcileError::api("writing the status"))?;
+    let mut found = serde_json::to_value(found).unwrap_or_default();
+    if let Some(metadata) = found.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.shift_remove("managedFields");
+    }
+    context.cluster.store(Resource::Ours(key.kind)).written(found);
+    tell(context, key, object, &present, status).await;
+    Ok(true)
+}
+
+/// The API of a key's kind; `None` when the API server has not the kind.
+pub(super) fn objects(context: &Context, key: &Key) -> Option<Api<DynamicObject>> {
+    let api = Resource::Ours(key.kind).api(&context.cluster.capabilities)?;
+    Some(Api::namespaced_with(context.client.clone(), &key.namespace, &api))
+}
+
+/// One event for all that changed at once.
+async fn tell(context: &Context, key: &Key, object: &Value, before: &Value, after: &Value) {
+    let found = transitions(before, after);
+    // The worst comes first, and gives the event its name.
+    let Some(first) = found.iter().find(|one| one.warning).or_else(|| found.first()) else { return };
+    let mut note = first.message.clone();
+    for other in found.iter().filter(|other| *other != first) {
+        note.push_str(&format!("; {}={} ({}): {}", other.kind, other.to, other.reason, other.message));
+    }
+    let severity = if first.warning { Severity::Warning } else { Severity::Normal };
+    context.events.publish(key, object, severity, &first.reason, "Reconcile", &note).await;
+}

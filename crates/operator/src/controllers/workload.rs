@@ -1,0 +1,149 @@
+//! MCPServer and MCPRemoteProxy: what is planned is applied, what is observed is said.
+
+use serde_json::{Value, json};
+use skep_api::crd::{Kind, Object};
+use skep_api::names;
+use skep_api::runconfig::FILE_NAME;
+
+use super::deletion::remove_finalizer;
+use super::status_write::write;
+use super::{Context, ErrorKind, Next, ReconcileError, restart};
+use crate::apply::{Applied, ApplyError, Owner};
+use crate::cluster::{Resource, controller};
+use crate::observe::{ApplyFailure, Deployment, Observed, Pods, StatefulSet};
+use crate::plan::{Planned, plan_object, suspended};
+use crate::queue::Key;
+use crate::status;
+
+/// Brings everything that belongs to a workload to what its spec and its world say.
+pub(super) async fn reconcile(
+    context: &Context,
+    key: &Key,
+    value: &Value,
+) -> Result<Next, ReconcileError> {
+    let Ok(object) = Object::parse(value) else { return Ok(Next::Change) };
+    let uid = object.metadata.uid.clone().unwrap_or_default();
+    let owner = Owner { namespace: &key.namespace, name: &key.name, uid: &uid };
+    if object.metadata.is_terminating() {
+        return finish(context, key, value, owner).await;
+    }
+    let world = context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
+    let planned = plan_object(&object, &world);
+
+    // An object that can't be planned keeps what it had, unless calls must not go on.
+    let result = match &planned.plan {
+        Some(plan) => context.applier.apply(owner, &plan.objects).await,
+        None => suspend(context, owner, &planned).await,
+    };
+    let (applied, failure, error) = match result {
+        Ok(applied) => (applied, None, None),
+        Err(error) => {
+            let error = ReconcileError::from(error);
+            // Only what the API server says for good belongs into the status.
+            if !matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Forbidden) {
+                return Err(error);
+            }
+            (Applied::default(), failure(&error), Some(error))
+        }
+    };
+    let value = &restart::process(context, key, value, &planned).await?;
+
+    let observed = observe(context, key, &uid, &applied, failure);
+    let present = value.get("status").cloned().unwrap_or_default();
+    let wanted = status::workload(&object, &planned, &observed, &present, context.clock.now());
+    write(context, key, value, &wanted).await?;
+    context.anonymous.note(key, &planned, &context.metrics);
+    match error {
+        Some(error) => Err(error),
+        // Who has the name may give it up, and nobody tells.
+        None if !observed.conflicts.is_empty() => Ok(Next::After(super::deletion::LOOK_AGAIN)),
+        None => Ok(Next::Change),
+    }
+}
+
+/// Everything belongs to the object by owner references and goes with it, but for what ToolHive's proxies made
+/// without one. For those ToolHive's finalizer is on the object; we set none.
+async fn finish(
+    context: &Context,
+    key: &Key,
+    value: &Value,
+    owner: Owner<'_>,
+) -> Result<Next, ReconcileError> {
+    context.anonymous.forget(key, &context.metrics);
+    let ours = key.kind.finalizer().is_some_and(|finalizer| {
+        let list = value.pointer("/metadata/finalizers").and_then(Value::as_array);
+        list.is_some_and(|list| list.iter().any(|one| one == finalizer))
+    });
+    if ours {
+        if key.kind == Kind::MCPServer {
+            context.applier.delete_leftovers(owner).await?;
+        }
+        remove_finalizer(context, key, value).await?;
+    }
+    Ok(Next::Change)
+}
+
+/// Tells a proxy that runs with an earlier configuration to let no call through, if that is what has to be.
+async fn suspend(context: &Context, owner: Owner<'_>, planned: &Planned) -> Result<Applied, ApplyError> {
+    let mut applied = Applied::default();
+    let name = names::runconfig(owner.name);
+    let live = context.cluster.store(Resource::ConfigMap).get(owner.namespace, &name);
+    if let (Some(reason), Some(live)) = (&planned.suspend, live)
+        && controller(&live).is_some_and(|controller| controller.uid == owner.uid)
+        && let Some(text) = live.pointer("/data").and_then(|data| data.get(FILE_NAME)).and_then(Value::as_str)
+        && let Some(text) = suspended(text, reason)
+    {
+        let kept = |field: &str| live.pointer("/metadata").and_then(|metadata| metadata.get(field)).cloned();
+        let mut metadata = json!({"name": name, "namespace": owner.namespace});
+        for field in ["labels", "annotations", "ownerReferences"] {
+            if let (Some(kept), Some(map)) = (kept(field), metadata.as_object_mut()) {
+                map.insert(field.to_owned(), kept);
+            }
+        }
+        let wanted =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {FILE_NAME: text}});
+        context.applier.one(owner, &wanted, &mut applied).await?;
+    }
+    Ok(applied)
+}
+
+fn failure(error: &ReconcileError) -> Option<ApplyFailure> {
+    let ReconcileError::Apply(ApplyError::Api { what, source: kube::Error::Api(status), .. }) = error else {
+        return None;
+    };
+    Some(ApplyFailure { what: what.clone(), why: status.message.clone() })
+}
+
+/// What the caches and the proxies' reports say.
+fn observe(
+    context: &Context,
+    key: &Key,
+    uid: &str,
+    applied: &Applied,
+    apply_error: Option<ApplyFailure>,
+) -> Observed {
+    let mine = |resource| {
+        let found = context.cluster.store(resource).get(&key.namespace, &key.name);
+        found.filter(|object| controller(object).is_none_or(|controller| controller.uid == uid))
+    };
+    let proxy = match key.kind {
+        Kind::MCPRemoteProxy => "mcpremoteproxy",
+        _ => "mcpserver",
+    };
+    let pods = context.cluster.pods_of(key);
+    let (proxies, backends): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| {
+        pod.pointer("/metadata/labels/app.kubernetes.io~1name").and_then(Value::as_str) == Some(proxy)
+    });
+    Observed {
+        deployment: mine(Resource::Deployment).as_deref().map(Deployment::of),
+        pods: Pods::of(proxies.iter().map(AsRef::as_ref)),
+        stateful_set: mine(Resource::StatefulSet)
+            .filter(|_| key.kind == Kind::MCPServer)
+            .as_deref()
+            .map(StatefulSet::of),
+        backend: Pods::of(backends.iter().map(AsRef::as_ref)),
+        reports: context.reports.of(proxies.iter().map(AsRef::as_ref)),
+        conflicts: applied.conflicts.clone(),
+        apply_error,
+    }
+}

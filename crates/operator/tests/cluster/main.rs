@@ -1,0 +1,13 @@
+//! The operator against a real API server (see `skep_testkit::control_plane`).
+
+#[cfg(test)]
+mod fields;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+#[path = "../it/manifests.rs"]
+mod manifests;
+#[cfg(test)]
+mod migration;
+#[cfg(test)]
+mod remote_proxy;
