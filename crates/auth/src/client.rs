@@ -31,6 +31,8 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// Bytes of a response body.
     pub max_bytes: usize,
+    /// Connections to one host that stay open for the next call.
+    pub idle_connections: usize,
 }
 
 impl ClientConfig {
@@ -44,6 +46,7 @@ impl ClientConfig {
             pins: Pins::default(),
             timeout: Duration::from_secs(5),
             max_bytes: 1 << 20,
+            idle_connections: 2,
         }
     }
 }
@@ -106,7 +109,7 @@ impl GuardedClient {
             .redirect(Policy::none())
             .no_proxy()
             .timeout(config.timeout)
-            .pool_max_idle_per_host(2)
+            .pool_max_idle_per_host(config.idle_connections)
             .user_agent(concat!("skep/", env!("CARGO_PKG_VERSION")));
         if config.pins.is_empty() {
             if let Some(pem) = &config.ca_pem {

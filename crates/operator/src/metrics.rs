@@ -198,13 +198,10 @@ mod tests {
         metrics.applied("Made-up kind 2", "created");
         metrics.leading(true);
         metrics.anonymous(Kind::MCPRemoteProxy, 4);
-        insta::assert_snapshot!(
-            registry
-                .encode()
-                .lines()
-                .filter(|line| !line.contains("_bucket{"))
-                .collect::<Vec<_>>()
-                .join("\n")
-        );
+        let text = registry.encode();
+        let mut samples: Vec<&str> =
+            text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket{")).collect();
+        samples.sort_unstable();
+        insta::assert_snapshot!(samples.join("\n"));
     }
 }

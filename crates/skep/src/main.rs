@@ -29,6 +29,7 @@ enum Command {
     Crds(cmd::crds::Args),
     Schema(cmd::schema::Args),
     Proxy(cmd::proxy::Args),
+    Operator(Box<cmd::operator::Args>),
 }
 
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `check` or `render` found errors.
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Crds(args) => cmd::crds::run(args),
         Command::Schema(args) => cmd::schema::run(args),
         Command::Proxy(args) => cmd::proxy::run(args),
+        Command::Operator(args) => cmd::operator::run(*args),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");

@@ -162,6 +162,7 @@ impl AwsSts {
             timeout: settings.timeout,
             max_bytes: MAX_ANSWER,
             pins: crate::pins::Pins::default(),
+            idle_connections: 2,
         };
         let client = GuardedClient::new(client).map_err(AwsSetupError::Client)?;
         let kept = FlightCache::new(CAPACITY, Arc::clone(&clock));

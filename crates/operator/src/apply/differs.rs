@@ -147,7 +147,7 @@ fn compare(
     at: At<'_>,
 ) -> Result<(), Difference> {
     if own.is_leaf() && !at.is_root() {
-        return if same(desired, live, &at) { Ok(()) } else { Err(at.difference(DIFFERS)) };
+        return if leaf(desired, live, foreign, &at) { Ok(()) } else { Err(at.difference(DIFFERS)) };
     }
     match desired {
         Value::Object(map) => object(map, live, own, foreign, at),
@@ -248,45 +248,96 @@ fn shown(step: &Step) -> String {
     }
 }
 
-/// A value that the manager does not own. Only one that asks for nothing can do without that.
+/// A value that the manager does not own. Only one that asks for nothing can do without that: an apply records
+/// even an empty object and a `false`, which need not mean the same as nothing at all.
 fn unowned(
     desired: &Value,
     live: Option<&Value>,
     foreign: Option<&FieldTree>,
     at: At<'_>,
 ) -> Result<(), Difference> {
-    let nothing = is_empty(desired)
-        && match live {
-            None => true,
-            Some(live) if is_empty(live) => true,
-            // An empty list or object that is merged adds nothing to what is there, and an apply would not
-            // either. One that is taken as a whole shows in another's entry as a leaf, and has to be emptied.
-            Some(Value::Array(_) | Value::Object(_)) => {
-                desired.is_null()
-                    || (desired.is_array() || desired.is_object())
-                        && foreign.is_none_or(|theirs| !theirs.is_leaf())
-            }
-            Some(_) => desired.is_null(),
-        };
+    let merged = || foreign.is_some_and(|foreign| !foreign.is_leaf());
+    let nothing = match desired {
+        Value::Null => true,
+        // Nothing is recorded for one that is merged. One that is taken as a whole shows in the entry of whoever
+        // took it as a leaf, and has to be emptied.
+        Value::Array(items) if items.is_empty() => live.is_none_or(is_empty) || foreign.is_none() || merged(),
+        Value::Object(map) if map.is_empty() => live.is_some_and(Value::is_object) && merged(),
+        Value::Object(map) => return object(map, live, &FieldTree::default(), foreign, at),
+        _ => false,
+    };
     if nothing { Ok(()) } else { Err(at.difference(NOT_OURS)) }
 }
 
-/// True when a value that the manager set as a whole is there. Objects in it may have more fields: the server's
-/// defaults. Somebody else's would have made the value theirs.
-fn same(desired: &Value, live: Option<&Value>, at: &At<'_>) -> bool {
-    let Some(live) = live else { return is_empty(desired) };
+/// True when a value that the manager set as a whole is there.
+fn leaf(desired: &Value, live: Option<&Value>, foreign: Option<&FieldTree>, at: &At<'_>) -> bool {
+    match (desired, live) {
+        // It is still the manager's, so it was the server that left it out.
+        (desired, None) => is_empty(desired),
+        // An empty object that is merged takes nothing away from others.
+        (Value::Object(map), Some(Value::Object(live))) if map.is_empty() => {
+            live.is_empty() || foreign.is_some_and(|foreign| !foreign.is_leaf())
+        }
+        (desired, Some(live)) => same(desired, live, at),
+    }
+}
+
+/// True when two values mean the same. What is in `live` alone has to be the server's default: whatever else an
+/// earlier apply set has to go.
+fn same(desired: &Value, live: &Value, at: &At<'_>) -> bool {
     match (desired, live) {
         (Value::Object(desired), Value::Object(live)) => {
-            desired.iter().all(|(name, value)| same(value, live.get(name), &at.below(name)))
+            let wanted = desired.iter().all(|(name, value)| match live.get(name) {
+                Some(live) => same(value, live, &at.below(name)),
+                None => is_dropped(value, name),
+            });
+            wanted
+                && live.iter().all(|(name, value)| {
+                    desired.contains_key(name)
+                        || is_dropped(value, name)
+                        || is_default(value, &at.below(name))
+                })
         }
         (Value::Array(desired), Value::Array(live)) => {
             desired.len() == live.len()
-                && desired.iter().zip(live).all(|(desired, live)| same(desired, Some(live), &at.below("[]")))
+                && desired.iter().zip(live).all(|(desired, live)| same(desired, live, &at.below("[]")))
         }
-        _ if is_empty(desired) && is_empty(live) => true,
         (desired, live) if at.is_quantity() => same_quantity(desired, live),
         (Value::Number(desired), Value::Number(live)) => same_number(desired, live),
-        (desired, live) => desired == live,
+        (desired, live) => desired == live || desired.is_null() && is_empty(live),
+    }
+}
+
+/// True for a value that the server leaves out when it writes the object. It never leaves out an empty object,
+/// which is a choice of its own (`emptyDir: {}`, a selector of everything), unless the field is a map.
+fn is_dropped(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Object(map) => {
+            map.is_empty()
+                && matches!(
+                    name,
+                    "matchLabels" | "labels" | "annotations" | "nodeSelector" | "limits" | "requests"
+                )
+        }
+        other => is_empty(other),
+    }
+}
+
+/// True for what the server fills in inside values that are taken as a whole.
+fn is_default(value: &Value, at: &At<'_>) -> bool {
+    let above = at.above.map_or("", |above| above.name);
+    match at.name {
+        "protocol" => value == "TCP",
+        "apiVersion" if above == "fieldRef" => value == "v1",
+        "divisor" => value == "0",
+        "expirationSeconds" => *value == 3600,
+        "defaultMode" => *value == 420,
+        "apiGroup" => value == "" || value == "rbac.authorization.k8s.io",
+        "volumeMode" => value == "Filesystem",
+        "apiVersion" | "kind" | "status" => {
+            at.above.and_then(|above| above.above).is_some_and(|list| list.name == "volumeClaimTemplates")
+        }
+        _ => false,
     }
 }
 
@@ -294,7 +345,7 @@ fn same_number(one: &Number, other: &Number) -> bool {
     canonical(&Value::Number(one.clone())) == canonical(&Value::Number(other.clone()))
 }
 
-/// True for values that the server may leave out: null, false, 0, and whatever holds nothing else.
+/// True for null, false, 0, and whatever holds nothing else.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -377,7 +428,7 @@ mod tests {
                     "stdin": false,
                     "volumeMounts": [{"mountPath": "/tmp", "name": "tmp"}],
                 }],
-                "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "s", "secret": {"items": [{"key": "k"}]}}],
+                "volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "s", "secret": {"items": [{"key": "k", "mode": 0}]}}],
             }}},
         })
     }
@@ -403,7 +454,6 @@ mod tests {
         let pod = at(&mut live, POD);
         pod["dnsPolicy"] = json!("ClusterFirst");
         pod["volumes"][1]["secret"]["defaultMode"] = json!(420);
-        pod["volumes"][1]["secret"]["items"][0]["path"] = json!("p");
         pod["containers"].as_array_mut().unwrap().insert(0, json!({"name": "injected", "image": "i"}));
         let container = &mut pod["containers"][1];
         container["ports"][0]["protocol"] = json!("TCP");
@@ -469,7 +519,11 @@ mod tests {
                 json!("501m"),
                 "spec.template.spec.containers[name=toolhive].resources.limits.cpu differs",
             ),
-            ("/spec/template/spec/volumes/0/emptyDir", json!(null), "in sync"),
+            (
+                "/spec/template/spec/volumes/1/secret/items/0/mode",
+                json!(256),
+                "spec.template.spec.volumes[name=s].secret.items differs",
+            ),
             (
                 "/spec/template/spec/volumes/1/secret/items/0/key",
                 json!("l"),
@@ -519,7 +573,7 @@ mod tests {
         for (tree, expected) in [
             (None, "skep-operator has not applied it yet"),
             (Some("/f:spec/f:replicas"), "spec.replicas was set by somebody else, or never"),
-            (Some("/f:metadata/f:labels"), "metadata.labels was set by somebody else, or never"),
+            (Some("/f:metadata/f:labels"), "metadata.labels.a was set by somebody else, or never"),
         ] {
             let mut live = applied(&desired);
             live["metadata"]["managedFields"] = match tree {
@@ -550,10 +604,62 @@ mod tests {
             (json!([]), live(json!([1]), json!({})), "spec.list was set by somebody else, or never"),
             (json!({}), live(json!({"a": 1}), json!({})), "spec.list was set by somebody else, or never"),
             (json!({}), live(json!({"a": 1}), json!({"f:a": {}})), "in sync"),
+            (
+                json!({}),
+                live(json!(null), json!({"f:a": {}})),
+                "spec.list was set by somebody else, or never",
+            ),
+            (json!({"a": []}), live(json!(null), json!({})), "in sync"),
             (json!(false), live(json!(true), json!({})), "spec.list was set by somebody else, or never"),
-            (json!(false), live(json!(false), json!({})), "in sync"),
+            (json!(false), live(json!(false), json!({})), "spec.list was set by somebody else, or never"),
         ] {
             assert_eq!(said(&json!({"spec": {"x": 1, "list": desired}}), &live), expected, "{desired}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_taken_as_a_whole_is_compared_as_a_whole() {
+        let rule = json!({"ports": [{"port": 53}], "to": [{"podSelector": {}}]});
+        for (live, expected) in [
+            (rule.clone(), "in sync"),
+            (json!({"ports": [{"port": 53, "protocol": "TCP"}], "to": [{"podSelector": {}}]}), "in sync"),
+            (
+                json!({"ports": [{"port": 53, "protocol": "UDP"}], "to": [{"podSelector": {}}]}),
+                "spec.rules differs",
+            ),
+            (json!({"ports": [{"port": 53}], "to": [{"podSelector": {}}], "from": []}), "in sync"),
+            (json!({"ports": [{"port": 53}], "to": [{}]}), "spec.rules differs"),
+            (
+                json!({"ports": [{"port": 53}], "to": [{"podSelector": {}, "namespaceSelector": {}}]}),
+                "spec.rules differs",
+            ),
+            (
+                json!({"ports": [{"port": 53}], "to": [{"podSelector": {"matchLabels": {"a": "b"}}}]}),
+                "spec.rules differs",
+            ),
+            (json!({"ports": [{"port": 53}], "to": [{"podSelector": {"matchLabels": {}}}]}), "in sync"),
+            (json!({"ports": [{"port": 53}]}), "spec.rules differs"),
+        ] {
+            let live = json!({"spec": {"rules": [live]}, "metadata": {"managedFields": [entry(US, "Apply", &json!({"f:spec": {"f:rules": {}}}))]}});
+            assert_eq!(said(&json!({"spec": {"rules": [rule]}}), &live), expected, "{live}");
+        }
+    }
+
+    #[test]
+    fn an_object_of_which_only_the_name_is_said_needs_no_owner() {
+        let desired = json!({"metadata": {"name": "a", "namespace": "b"}, "data": {"a": "b"}});
+        let live = json!({"metadata": {"name": "a", "managedFields": [entry(US, "Apply", &json!({"f:data": {"f:a": {}}}))]}, "data": {"a": "b"}});
+        assert_eq!(said(&desired, &live), "in sync");
+    }
+
+    #[test]
+    fn a_false_that_was_never_applied_is_not_what_is_absent() {
+        let live = json!({"spec": {"a": 1}, "metadata": {"managedFields": [entry(US, "Apply", &json!({"f:spec": {"f:a": {}}}))]}});
+        for value in [json!(false), json!(0), json!(""), json!({})] {
+            assert_ne!(said(&json!({"spec": {"a": 1, "b": value}}), &live), "in sync", "{value}");
+        }
+        for value in [json!(null), json!([])] {
+            assert_eq!(said(&json!({"spec": {"a": 1, "b": value}}), &live), "in sync", "{value}");
         }
     }
 

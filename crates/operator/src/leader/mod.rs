@@ -202,6 +202,9 @@ impl<L: Leases> Elector<L> {
 
     async fn try_acquire(&mut self) -> Result<bool, LeaseError> {
         let Some(present) = self.leases.get().await? else {
+            if !self.may_make() {
+                return Ok(false);
+            }
             let since = Deadline::now(&self.clock);
             return match self.leases.create(self.taken(None)).await {
                 Ok(lease) => Ok(self.hold(lease, since)),
@@ -271,6 +274,18 @@ impl<L: Leases> Elector<L> {
         true
     }
 
+    /// Whether a Lease that is not there may be made. Whoever was seen to hold it before it was deleted may
+    /// not know yet, so that one's time has to pass. Who never saw a holder begins at once.
+    fn may_make(&mut self) -> bool {
+        let now = self.clock.instant();
+        let Some((spec, since)) = &mut self.observed else { return true };
+        if spec.renew_time.take().is_some() {
+            // Seen for the first time without: its time is counted from here.
+            *since = now;
+        }
+        now.saturating_duration_since(*since) >= lasts(spec).unwrap_or(self.settings.lease)
+    }
+
     /// Whether a Lease is nobody's, ours, or over.
     fn may_take(&mut self, lease: &Lease) -> bool {
         let holder = holder(lease);
@@ -281,9 +296,7 @@ impl<L: Leases> Elector<L> {
         let now = self.clock.instant();
         match &self.observed {
             Some((seen, since)) if *seen == spec => {
-                let lasts = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-                let lasts = lasts.filter(|seconds| *seconds > 0).map(Duration::from_secs);
-                now.saturating_duration_since(*since) >= lasts.unwrap_or(self.settings.lease)
+                now.saturating_duration_since(*since) >= lasts(&spec).unwrap_or(self.settings.lease)
             }
             seen => {
                 let known = seen.as_ref().and_then(|(spec, _)| spec.holder_identity.as_deref());
@@ -352,6 +365,12 @@ impl<L: Leases> Elector<L> {
     fn lease_name(&self) -> String {
         format!("{}/{}", self.settings.namespace, self.settings.name)
     }
+}
+
+/// How long a Lease lasts, when it says something sensible.
+fn lasts(spec: &LeaseSpec) -> Option<Duration> {
+    let seconds = u64::try_from(spec.lease_duration_seconds?).ok()?;
+    (seconds > 0).then_some(Duration::from_secs(seconds))
 }
 
 fn holder(lease: &Lease) -> &str {

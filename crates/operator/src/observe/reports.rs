@@ -170,6 +170,8 @@ impl Reporter {
         config.reach = Reach { http: true, private: true };
         config.timeout = settings.timeout;
         config.max_bytes = settings.max_bytes;
+        // Each pod is asked about once a minute, and there may be more pods than a process may have files.
+        config.idle_connections = 0;
         Ok(Self { client: GuardedClient::new(config)?, port: settings.port })
     }
 

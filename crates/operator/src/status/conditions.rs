@@ -26,7 +26,7 @@ pub(super) const CONFIGURATION_LOADED: &str = "ConfigurationLoaded";
 pub(super) const IDENTITY_SYNTHESIZED: &str = "IdentitySynthesized";
 
 /// Longest message; the API takes 32768 characters.
-const MAX_MESSAGE: usize = 4096;
+pub(super) const MAX_MESSAGE: usize = 4096;
 /// Longest reason that we write; the API takes 1024 characters.
 const MAX_REASON: usize = 128;
 

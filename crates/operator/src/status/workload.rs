@@ -6,11 +6,11 @@ use skep_api::condition::{Condition, ConditionStatus};
 use skep_api::crd::{Kind, Object, Spec};
 use skep_api::problem::Problem;
 
-use super::conditions::{BACKEND_ISOLATED, Keep, OBJECT_CONFLICT, READY};
+use super::conditions::{BACKEND_ISOLATED, Keep, MAX_MESSAGE, OBJECT_CONFLICT, READY};
 use super::draft::Draft;
 use super::measured;
 use super::phase::{Progress, ready_replicas};
-use crate::observe::Observed;
+use crate::observe::{Observed, shown};
 use crate::plan::Planned;
 
 /// Fields that hold the hash of a config, of either kind of workload.
@@ -45,7 +45,7 @@ pub fn workload(
     let mut draft = Draft::new(object, present);
     let standing = standing(object, planned, observed);
     draft.set("phase", standing.phase);
-    draft.set("message", standing.message);
+    draft.set("message", shown(&standing.message, MAX_MESSAGE));
     if object.metadata.is_terminating() {
         // Nothing is judged any more, and what was found last may help whoever waits for the end.
         draft.conditions(vec![standing.ready], Keep::All, now);
@@ -117,7 +117,7 @@ fn standing(object: &Object, planned: &Planned, observed: &Observed) -> Standing
         return not_ready("Failed", OBJECT_CONFLICT, conflict_message(&observed.conflicts));
     }
     if let Some(failure) = &observed.apply_error {
-        let running = if runs { " The last version that it took still runs." } else { "" };
+        let running = if runs { "; the last version that it took still runs" } else { "" };
         let message = format!("{} is not accepted by the API server: {}{running}", failure.what, failure.why);
         return not_ready("Failed", "ApplyFailed", message);
     }

@@ -573,6 +573,64 @@ async fn a_takeover_leaves_the_replicas_that_an_autoscaler_set() {
     assert_eq!(live["spec"]["replicas"], 5);
 }
 
+/// Fields that are parts of one choice, and that the server refuses together.
+#[tokio::test]
+async fn a_choice_can_be_changed_to_another() {
+    let Some(cluster) = control_plane::shared().await else { return };
+    let namespace = Namespace::fresh(cluster).await;
+    let with = |container: Value, volume: Value| {
+        let mut object = deployment(&namespace, "choices", None);
+        object["spec"]["template"]["spec"]["containers"][0]
+            .as_object_mut()
+            .unwrap()
+            .extend(container.as_object().unwrap().clone());
+        object["spec"]["template"]["spec"]["volumes"] = json!([volume]);
+        object
+    };
+    let volume = json!({"name": "v", "emptyDir": {}});
+    let choices = [
+        with(json!({"env": [{"name": "A", "value": "1"}]}), volume.clone()),
+        with(
+            json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+            volume.clone(),
+        ),
+        with(
+            json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "s", "key": "k"}}}]}),
+            volume.clone(),
+        ),
+        with(
+            json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
+            volume.clone(),
+        ),
+        with(json!({"livenessProbe": {"httpGet": {"path": "/", "port": 80}}}), volume.clone()),
+        with(json!({"livenessProbe": {"tcpSocket": {"port": 80}}}), volume.clone()),
+        with(json!({"livenessProbe": {"exec": {"command": ["x"]}}}), volume.clone()),
+        with(json!({"lifecycle": {"preStop": {"exec": {"command": ["x"]}}}}), volume),
+        with(
+            json!({}),
+            json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "k", "path": "k"}]}}),
+        ),
+        with(json!({}), json!({"name": "v", "configMap": {"name": "s"}})),
+        with(
+            json!({}),
+            json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"audience": "a", "path": "p"}}]}}),
+        ),
+        with(json!({}), json!({"name": "v", "hostPath": {"path": "/x"}})),
+    ];
+    let mut failed = Vec::new();
+    for (before, one) in choices.iter().enumerate() {
+        for (after, other) in choices.iter().enumerate() {
+            namespace.send("DELETE", &namespace.path(one), "", &Value::Null).await;
+            namespace.apply(one).await;
+            let (status, answer) = namespace.try_apply(other).await;
+            if status != 200 {
+                failed.push(format!("{before} {after}: {}", answer["message"]));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
 #[tokio::test]
 async fn what_controllers_write_is_no_difference() {
     let Some(assets) = Assets::find() else {

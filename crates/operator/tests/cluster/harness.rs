@@ -303,6 +303,8 @@ impl Operator {
         static CRYPTO: Once = Once::new();
         CRYPTO.call_once(|| {
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            let filter = tracing_subscriber::EnvFilter::from_default_env();
+            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         });
         let recorder = Recorder::shared();
         let registry = Metrics::new();

@@ -1,13 +1,21 @@
 //! The operator against a real API server (see `skep_testkit::control_plane`).
 
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod fields;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod leader;
 #[cfg(test)]
 #[path = "../it/manifests.rs"]
 mod manifests;
 #[cfg(test)]
 mod migration;
+#[cfg(test)]
+mod references;
 #[cfg(test)]
 mod remote_proxy;

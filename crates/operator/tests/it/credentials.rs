@@ -55,7 +55,12 @@ fn every_type_works_or_is_refused_by_name() {
             Ok("aws_sts_config"),
             Err("NotSupported"),
         ),
-        ("embeddedAuthServer", "{issuer: 'https://a.example.com'}", Err("NotSupported"), Err("NotSupported")),
+        (
+            "embeddedAuthServer",
+            "{issuer: 'https://a.example.com', upstreamProviders: [{name: one, type: oidc, oidcConfig: {issuerUrl: 'https://i.example.com', clientId: mcp}}]}",
+            Err("NotSupported"),
+            Err("NotSupported"),
+        ),
         ("upstreamInject", "{providerName: github}", Err("NotSupported"), Err("NotSupported")),
         (
             "xaa",

@@ -3,6 +3,13 @@
 #[cfg(test)]
 mod authentication;
 #[cfg(test)]
+#[path = "../table/mod.rs"]
+mod cases;
+#[cfg(test)]
+mod changes;
+#[cfg(test)]
+mod conditions;
+#[cfg(test)]
 mod credentials;
 #[cfg(test)]
 mod manifests;
@@ -10,6 +17,8 @@ mod manifests;
 mod objects;
 #[cfg(test)]
 mod random;
+#[cfg(test)]
+mod references;
 #[cfg(test)]
 mod results;
 #[cfg(test)]
@@ -28,5 +37,7 @@ mod status_random;
 mod status_reports;
 #[cfg(test)]
 mod status_workload;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod templates;

@@ -118,7 +118,7 @@ proptest! {
         kind in prop::sample::select(Kind::ALL.to_vec()),
         lenient in any::<bool>(),
     ) {
-        let value = json!({"apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": kind.as_str(), "metadata": {"name": "p"}, "spec": spec});
+        let value = json!({"apiVersion": kind.stored().api_version(), "kind": kind.as_str(), "metadata": {"name": "p"}, "spec": spec});
         let object = Object::parse(&value).unwrap();
         let missing = if lenient { Missing::Warn } else { Missing::Refuse };
         let world = World { settings: Settings { missing, ..Settings::default() }, ..World::default() };

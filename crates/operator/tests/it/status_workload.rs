@@ -345,7 +345,7 @@ fn what_is_wrong_with_the_object_comes_before_what_its_pods_do() {
             good(),
             refused(running()),
             "ApplyFailed",
-            "Deployment `foo` is not accepted by the API server: denied The last version that it took still runs.",
+            "Deployment `foo` is not accepted by the API server: denied; the last version that it took still runs",
         ),
         (
             "the pods say that they let nobody in",
@@ -412,6 +412,19 @@ fn the_url_stays_while_there_is_no_plan() {
     let status = first(Kind::MCPRemoteProxy, &good(), &running());
     let status = status::workload(&object, &bad("spec", "X", "No."), &running(), &status, at(1));
     assert_eq!(status["url"], "http://foo.ns.svc.cluster.local:8080");
+}
+
+#[test]
+fn a_message_of_the_api_server_is_bounded_and_hides_nothing() {
+    let failure = ApplyFailure {
+        what: "Deployment `foo`".to_owned(),
+        why: format!("a\n\u{1b}b{}", "x".repeat(100_000)),
+    };
+    let status =
+        first(Kind::MCPServer, &good(), &Observed { apply_error: Some(failure), ..Observed::default() });
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("a bx") && message.chars().count() == 4096, "{message}");
+    assert_eq!(condition_message(&status, "Ready"), message);
 }
 
 #[test]

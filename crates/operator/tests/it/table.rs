@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use skep_api::crd::Kind;
+use skep_api::crd::parse::UNKNOWN_FIELD;
 use skep_api::problem::Problem;
 use skep_api::yaml::to_yaml_documents;
 use skep_operator::plan::{Missing, plan_object};
@@ -34,6 +35,8 @@ fn every_object_of_the_table_has_the_problems_that_it_says() {
     for case in &all {
         assert!(names.insert(&case.name), "{} is there twice", case.name);
         let planned = planned(case);
+        let dropped = case.problems.values().flatten().any(|(_, _, reason)| reason == UNKNOWN_FIELD);
+        assert_eq!(case.offline, dropped, "{}: a server drops unknown fields, and no others", case.name);
         let known: BTreeSet<String> = planned.iter().map(|(kind, name, _)| format!("{kind}/{name}")).collect();
         let unknown: Vec<&String> = case.problems.keys().filter(|key| !known.contains(*key)).collect();
         assert!(unknown.is_empty(), "{}: no such object: {unknown:?}", case.name);

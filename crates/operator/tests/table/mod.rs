@@ -3,7 +3,8 @@
 //!
 //! - `name`: a sentence;
 //! - `settings.requireAuth`, `namespaceLabels`: what surrounds the objects, where it matters;
-//! - `offline: true`: a real API server refuses an object or drops a field of it, so only tools see it whole;
+//! - `offline: true`: a real API server drops a field that matters, so only tools see it. An object that it
+//!   refuses needs no such mark: it has an error here;
 //! - `objects`: all of them in one namespace, none of which is named; the older ones first;
 //! - `problems`: those of each object (`KIND/NAME`), in any order. An object that is not named has none.
 
@@ -47,12 +48,6 @@ pub(crate) fn findings<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> B
         .into_iter()
         .map(|problem| (problem.severity, problem.path.clone(), problem.reason.clone()))
         .collect()
-}
-
-/// `KIND/NAME` of an object.
-pub(crate) fn key(object: &Value) -> String {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    format!("{}/{}", text("/kind"), text("/metadata/name"))
 }
 
 fn folder() -> PathBuf {

@@ -9,6 +9,7 @@ use skep_runtime::drain::Phase;
 use skep_testkit::backend::{replies, well_behaved};
 use skep_testkit::server::Step;
 use skep_testkit::{McpBackend, Recorded, Reply, ScriptedServer, TestCa, Tls, free_port, raw};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::{Harness, call, soon, until};
 use crate::outgoing::{TokenEndpoint, merged};
@@ -73,11 +74,26 @@ async fn any_answer_in_http_will_do() {
     assert_eq!(harness.proxy.status()["remote"]["checked"], "2026-01-01T00:11:00Z");
 }
 
+/// URL of a server that answers whatever it is sent in plain text, as web servers do on a TLS port that is
+/// none.
+async fn plain_to_everybody() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut hello = [0; 4096];
+            let _ = stream.read(&mut hello).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    format!("https://{address}/mcp")
+}
+
 #[tokio::test]
 async fn each_way_not_to_be_there_has_a_reason() {
     let tls = Tls::new(&TestCa::new());
     let stranger = ScriptedServer::start_tls(&tls, |_| Reply::status(200)).await;
-    let plain = ScriptedServer::start(|_| Reply::status(200)).await;
+    let plain = plain_to_everybody().await;
     let garbage = ScriptedServer::start(|_| Reply::raw_bytes("SSH-2.0-OpenSSH_9.9\r\n")).await;
     let resets = ScriptedServer::start(|_| Reply::reset()).await;
     let hangs = ScriptedServer::start(|_| Reply::hang()).await;
@@ -86,7 +102,7 @@ async fn each_way_not_to_be_there_has_a_reason() {
     for (url, reason, says) in [
         (nobody, "ConnectionFailed", "onnection refused"),
         (stranger.url("/mcp"), "TlsFailed", "UnknownIssuer"),
-        (plain.url("/mcp").replace("http:", "https:"), "TlsFailed", "cannot be secured"),
+        (plain, "TlsFailed", "cannot be secured"),
         (garbage.url("/mcp"), "NoAnswer", "without an HTTP answer"),
         (resets.url("/mcp"), "NoAnswer", "without an HTTP answer"),
         (hangs.url("/mcp"), "TimedOut", "did not answer within 0.2 s"),

@@ -4,6 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::sharing::skip;
+
 /// What `hack/k8s/build` makes, below its cache folder.
 const BUILT: &str = "k8s-1.20.2/bin";
 
@@ -31,6 +33,20 @@ impl Assets {
             }
         }
         Self::of(&cache()?.join(BUILT))
+    }
+
+    /// As [`Self::find`]; when there are none, the calling test is recorded as skipped and should return.
+    ///
+    /// # Panics
+    /// As [`Self::find`].
+    pub fn find_or_skip() -> Option<Self> {
+        let found = Self::find();
+        if found.is_none() {
+            skip(
+                "no kube-apiserver here; hack/k8s/build makes it, or KUBEBUILDER_ASSETS names a folder with it",
+            );
+        }
+        found
     }
 
     /// Whether there is a kube-controller-manager, which the folders of kubebuilder don't have.

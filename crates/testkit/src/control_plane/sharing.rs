@@ -14,17 +14,13 @@ static SHARED: OnceCell<ControlPlane> = OnceCell::const_new();
 /// [`Options`]. None when the machine has no programs for it: then the calling test is recorded as skipped
 /// and should return.
 ///
-/// Tests that stop the API server, or count what it does, start one of their own.
+/// Tests that stop the API server, or count what it does, start one of their own, with
+/// [`Assets::find_or_skip`] and [`ControlPlane::start`].
 ///
 /// # Panics
 /// When it doesn't start, with the last lines of the log.
 pub async fn shared() -> Option<&'static ControlPlane> {
-    let Some(assets) = Assets::find() else {
-        skip(
-            "no kube-apiserver here; hack/k8s/build makes it, or KUBEBUILDER_ASSETS names a folder with one",
-        );
-        return None;
-    };
+    let assets = Assets::find_or_skip()?;
     Some(SHARED.get_or_init(|| ControlPlane::start(&assets, Options::default())).await)
 }
 

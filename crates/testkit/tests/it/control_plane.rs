@@ -28,9 +28,7 @@ fn config_map(name: &str) -> String {
 
 #[tokio::test]
 async fn what_an_api_server_stored_is_there_after_its_restart() {
-    let Some(assets) = Assets::find() else {
-        return control_plane::skip("no kube-apiserver here");
-    };
+    let Some(assets) = Assets::find_or_skip() else { return };
     let cluster = ControlPlane::start(&assets, Options { controllers: vec![] }).await;
     let namespace = cluster.namespace().await;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
@@ -64,24 +62,25 @@ async fn rbac_decides_what_a_user_may_do() {
     for user in ["nobody", "u0", "u9"] {
         assert_eq!(status(cluster.token_for(user)).await, 403, "{user}");
     }
-    let (made, answer) = cluster
-        .request(
-            "POST",
-            &format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings"),
-            JSON,
-            &json!({
-                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-                "metadata": {"name": "viewers"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
-                "subjects": [
-                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "u0"},
-                    {"kind": "ServiceAccount", "name": "robot", "namespace": namespace},
-                ],
-            })
-            .to_string(),
-        )
-        .await;
-    assert_eq!(made, 201, "{answer}");
+    let rbac = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
+    let (group, version) = ("rbac.authorization.k8s.io", "rbac.authorization.k8s.io/v1");
+    let role = json!({
+        "apiVersion": version, "kind": "Role", "metadata": {"name": "viewer"},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list"]}],
+    });
+    let binding = json!({
+        "apiVersion": version, "kind": "RoleBinding", "metadata": {"name": "viewers"},
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": "viewer"},
+        "subjects": [
+            {"apiGroup": group, "kind": "User", "name": "u0"},
+            {"kind": "ServiceAccount", "name": "robot", "namespace": namespace},
+        ],
+    });
+    for (kind, object) in [("roles", role), ("rolebindings", binding)] {
+        let (made, answer) =
+            cluster.request("POST", &format!("{rbac}/{kind}"), JSON, &object.to_string()).await;
+        assert_eq!(made, 201, "{answer}");
+    }
     until("u0 may look", async || status(cluster.token_for("u0")).await == 200).await;
     assert_eq!(status(cluster.token_for("u9")).await, 403);
 
@@ -130,9 +129,7 @@ async fn kubectl_reads_the_kubeconfig() {
 /// Runs twice: as itself, and in the process that it starts and kills.
 #[tokio::test]
 async fn a_control_plane_ends_with_a_process_that_is_killed() {
-    let Some(assets) = Assets::find() else {
-        return control_plane::skip("no kube-apiserver here");
-    };
+    let Some(assets) = Assets::find_or_skip() else { return };
     if let Some(report) = std::env::var_os(REPORT) {
         let cluster = ControlPlane::start(&assets, Options::default()).await;
         let text = format!("{}\n{}\n", cluster.api_server_pid(), cluster.folder().display());

@@ -33,4 +33,6 @@ mod sdk_clients;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod suspended;
+#[cfg(test)]
 mod watched_files;
