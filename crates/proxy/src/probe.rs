@@ -20,6 +20,9 @@ use crate::upstream::{Failure, Upstream};
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 << 10;
 
+/// Bytes of a protocol version that are sent back.
+const MAX_VERSION: usize = 32;
+
 /// Characters of an error's text that are shown.
 const MAX_DETAIL: usize = 300;
 
@@ -168,7 +171,8 @@ async fn message(answer: Response<Incoming>) -> Option<Value> {
 async fn end(upstream: &Upstream, session: HeaderValue, message: &Value, timeout: Duration) {
     let mut headers = own_headers();
     headers.insert(SESSION, session);
-    let version = message.pointer("/result/protocolVersion").and_then(Value::as_str).unwrap_or(LEGACY);
+    let agreed = message.pointer("/result/protocolVersion").and_then(Value::as_str);
+    let version = agreed.filter(|version| version.len() <= MAX_VERSION).unwrap_or(LEGACY);
     if let Ok(version) = HeaderValue::from_str(version) {
         headers.insert(VERSION, version);
     }

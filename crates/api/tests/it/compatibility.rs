@@ -15,10 +15,25 @@ use skep_api::yaml;
 
 /// Where ours differ on purpose: the kind (`*` for all), the end of the path, what differs, and why.
 const DIFFERENT: [(&str, &str, &str, &str); 5] = [
-    ("MCPServer", "spec.secrets", "list type", "two keys of one Secret can be listed; the planner refuses duplicates"),
+    (
+        "MCPServer",
+        "spec.secrets",
+        "list type",
+        "two keys of one Secret can be listed; the planner refuses duplicates",
+    ),
     ("MCPServer", "spec.secrets", "map keys", "see above"),
-    ("*", "spec.groupRef", "type", "a bare name, as in 2025, is taken too; the planner judges what is inside"),
-    ("*", "RoleArn", "pattern", "partitions that are younger than the pattern are taken too; the planner judges the rest"),
+    (
+        "*",
+        "spec.groupRef",
+        "type",
+        "a bare name, as in 2025, is taken too; the planner judges what is inside",
+    ),
+    (
+        "*",
+        "RoleArn",
+        "pattern",
+        "partitions that are younger than the pattern are taken too; the planner judges the rest",
+    ),
     ("*", "roleArn", "pattern", "see above"),
 ];
 
@@ -41,7 +56,8 @@ impl Comparison {
 
     fn schema(&mut self, theirs: &Value, ours: &Value, path: &str) {
         self.seen += 1;
-        let anything = ours["x-kubernetes-preserve-unknown-fields"] == true && ours.get("properties").is_none();
+        let anything =
+            ours["x-kubernetes-preserve-unknown-fields"] == true && ours.get("properties").is_none();
         if theirs["type"] != ours["type"] {
             self.gap(path, "type", format!("{} and not {}", ours["type"], theirs["type"]));
             return;
@@ -185,7 +201,8 @@ fn everything_that_toolhives_definitions_take_ours_take() {
     let mut gaps = Vec::new();
     for kind in Kind::ALL {
         let file = crds.join(format!("toolhive.stacklok.dev_{}.yaml", kind.plural()));
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let text =
+            std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let theirs = yaml::single(&text).unwrap().value;
         let ours = definition(kind);
         let mut comparison = Comparison { kind, gaps: Vec::new(), seen: 0 };

@@ -224,7 +224,7 @@ fn list(
 }
 
 /// True when a step leads to this item of a list.
-fn is_meant(step: &Step, item: &Value) -> bool {
+pub(super) fn is_meant(step: &Step, item: &Value) -> bool {
     match step {
         Step::Key(keys) => keys.iter().all(|(name, value)| match item.get(name) {
             Some(found) => canonical(found) == *value,
@@ -249,7 +249,7 @@ fn shown(step: &Step) -> String {
 }
 
 /// A value that the manager does not own. Only one that asks for nothing can do without that: an apply records
-/// even an empty object and a `false`, which need not mean the same as nothing at all.
+/// even a `false`, which need not mean the same as nothing at all.
 fn unowned(
     desired: &Value,
     live: Option<&Value>,
@@ -262,7 +262,11 @@ fn unowned(
         // Nothing is recorded for one that is merged. One that is taken as a whole shows in the entry of whoever
         // took it as a leaf, and has to be emptied.
         Value::Array(items) if items.is_empty() => live.is_none_or(is_empty) || foreign.is_none() || merged(),
-        Value::Object(map) if map.is_empty() => live.is_some_and(Value::is_object) && merged(),
+        // Before 1.22 no server records one.
+        Value::Object(map) if map.is_empty() => match live {
+            None => is_dropped(desired, at.name),
+            Some(live) => live.is_object() && (is_empty(live) || foreign.is_none() || merged()),
+        },
         Value::Object(map) => return object(map, live, &FieldTree::default(), foreign, at),
         _ => false,
     };

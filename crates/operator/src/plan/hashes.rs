@@ -7,7 +7,7 @@ use skep_api::crd::{Kind, Object, Spec};
 
 use super::World;
 use super::objects::hex;
-use super::references::{Target, references};
+use super::references::{Target, auth_server, references};
 
 /// Hexadecimal digits of a hash.
 const DIGITS: usize = 16;
@@ -67,7 +67,7 @@ fn named(object: &Object) -> Vec<Named<'_>> {
         (
             "authServerConfigHash",
             Kind::MCPExternalAuthConfig,
-            server.as_ref().map(|named| named.name.as_str()),
+            server.as_ref().and_then(auth_server),
         ),
         ("oidcConfigHash", Kind::MCPOIDCConfig, oidc.as_ref().map(|named| named.name.as_str())),
         ("authzConfigHash", Kind::MCPAuthzConfig, authz.as_deref()),

@@ -107,7 +107,7 @@ impl Found {
 fn server(spec: &Server, found: &mut Found) {
     embedded_oidc(spec.oidc_config.as_ref(), found);
     found.object(Kind::MCPOIDCConfig, spec.oidc_config_ref.as_ref().map(|named| named.name.as_str()));
-    auth_server(spec.auth_server_ref.as_ref(), found);
+    found.object(Kind::MCPExternalAuthConfig, spec.auth_server_ref.as_ref().and_then(auth_server));
     embedded_authz(spec.authz_config.as_ref(), found);
     found.object(Kind::MCPAuthzConfig, spec.authz_config_ref.as_deref());
     found.object(Kind::MCPToolConfig, spec.tool_config.as_deref());
@@ -133,7 +133,7 @@ fn server(spec: &Server, found: &mut Found) {
 fn remote_proxy(spec: &RemoteProxy, found: &mut Found) {
     embedded_oidc(spec.oidc_config.as_ref(), found);
     found.object(Kind::MCPOIDCConfig, spec.oidc_config_ref.as_ref().map(|named| named.name.as_str()));
-    auth_server(spec.auth_server_ref.as_ref(), found);
+    found.object(Kind::MCPExternalAuthConfig, spec.auth_server_ref.as_ref().and_then(auth_server));
     embedded_authz(spec.authz_config.as_ref(), found);
     found.object(Kind::MCPAuthzConfig, spec.authz_config_ref.as_deref());
     found.object(Kind::MCPToolConfig, spec.tool_config.as_deref());
@@ -154,13 +154,10 @@ fn header_forward(spec: &HeaderForwardSpec, found: &mut Found) {
     }
 }
 
-fn auth_server(reference: Option<&AuthServerRef>, found: &mut Found) {
-    // Another kind is refused by its name.
-    if let Some(reference) = reference
-        && reference.kind.as_deref().is_none_or(|kind| kind == Kind::MCPExternalAuthConfig.as_str())
-    {
-        found.object(Kind::MCPExternalAuthConfig, Some(&reference.name));
-    }
+/// The MCPExternalAuthConfig that an `authServerRef` names. Another kind is refused by its name.
+pub(super) fn auth_server(reference: &AuthServerRef) -> Option<&str> {
+    let ours = reference.kind.as_deref().is_none_or(|kind| kind == Kind::MCPExternalAuthConfig.as_str());
+    ours.then_some(reference.name.as_str())
 }
 
 fn embedded_authz(embedded: Option<&EmbeddedAuthz>, found: &mut Found) {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use skep_api::condition::{Condition, ConditionStatus};
+use skep_api::problem::Problem;
 
 use crate::observe::shown;
 
@@ -30,10 +31,18 @@ pub(super) const MAX_MESSAGE: usize = 4096;
 /// Longest reason that we write; the API takes 1024 characters.
 const MAX_REASON: usize = 128;
 
+/// Everything that `skep check` would print of the object, one line each; absent when that is nothing. The other
+/// conditions say what comes of it.
+pub const PROBLEMS: &str = "Problems";
+
+/// Bytes of all lines of [`PROBLEMS`]; the API takes twice as many.
+const MAX_PROBLEMS: usize = 16 * 1024;
+
 /// Every type that this operator, ToolHive's or the planner writes. One of these that is no longer found is
 /// removed; others belong to somebody else and stay.
-const OURS: [&str; 29] = [
+const OURS: [&str; 30] = [
     READY,
+    PROBLEMS,
     OBJECT_CONFLICT,
     DELETION_BLOCKED,
     REMOTE_AVAILABLE,
@@ -65,7 +74,8 @@ const OURS: [&str; 29] = [
 ];
 
 /// Types whose `True` is the bad news.
-const BAD_WHEN_TRUE: [&str; 6] = [
+const BAD_WHEN_TRUE: [&str; 7] = [
+    PROBLEMS,
     OBJECT_CONFLICT,
     DELETION_BLOCKED,
     "StdioReplicaCapped",
@@ -77,6 +87,26 @@ const BAD_WHEN_TRUE: [&str; 6] = [
 /// Every condition type that this operator writes and removes.
 pub fn known_types() -> &'static [&'static str] {
     &OURS
+}
+
+/// The condition that lists what was found about an object, errors first.
+pub(super) fn problems(found: &[Problem]) -> Option<Condition> {
+    let mut sorted: Vec<&Problem> = found.iter().collect();
+    sorted.sort_by_key(|problem| std::cmp::Reverse(problem.severity));
+    let first = sorted.first()?;
+    let mut message = String::new();
+    for (index, problem) in sorted.iter().enumerate() {
+        let line = shown(&problem.to_string(), MAX_MESSAGE);
+        if message.len() + line.len() > MAX_PROBLEMS {
+            message.push_str(&format!("\nand {} more", sorted.len() - index));
+            break;
+        }
+        if index > 0 {
+            message.push('\n');
+        }
+        message.push_str(&line);
+    }
+    Some(Condition::yes(PROBLEMS, first.reason.clone(), message))
 }
 
 /// Which conditions of ours stay although they were not found this time.
@@ -146,7 +176,12 @@ fn written(condition: &Condition, before: Option<&Value>, generation: Option<i64
     written.insert("type".to_owned(), condition.kind.clone().into());
     written.insert("status".to_owned(), status.into());
     written.insert("reason".to_owned(), reason(&condition.reason).into());
-    written.insert("message".to_owned(), shown(&condition.message, MAX_MESSAGE).into());
+    // The list of problems is made of lines that are fit to be shown already.
+    let message = match condition.kind.as_str() {
+        PROBLEMS => condition.message.clone(),
+        _ => shown(&condition.message, MAX_MESSAGE),
+    };
+    written.insert("message".to_owned(), message.into());
     written.insert("lastTransitionTime".to_owned(), since.map_or_else(|| seconds(now), str::to_owned).into());
     if let Some(generation) = generation {
         written.insert("observedGeneration".to_owned(), generation.into());
@@ -212,7 +247,8 @@ pub fn transitions(before: &Value, after: &Value) -> Vec<Transition> {
     let mut found: Vec<Transition> = Vec::new();
     for condition in &new {
         let kind = text(condition, "type");
-        if !OURS.contains(&kind) {
+        // What is wrong is told by the condition that it makes bad.
+        if !OURS.contains(&kind) || kind == PROBLEMS {
             continue;
         }
         let previous = old.iter().find(|other| text(other, "type") == kind);

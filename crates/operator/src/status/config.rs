@@ -7,7 +7,7 @@ use skep_api::crd::external_auth::ExternalAuth;
 use skep_api::crd::status::ReferencingWorkload;
 use skep_api::crd::{Object, Spec};
 
-use super::conditions::{DELETION_BLOCKED, IDENTITY_SYNTHESIZED, Keep, READY};
+use super::conditions::{DELETION_BLOCKED, IDENTITY_SYNTHESIZED, Keep, READY, problems};
 use super::draft::Draft;
 use crate::plan::Planned;
 
@@ -91,7 +91,7 @@ pub(super) fn with_ready(planned: &Planned) -> Vec<Condition> {
         },
     };
     let others = planned.conditions.iter().filter(|condition| condition.kind != READY).cloned();
-    others.chain([ready]).collect()
+    others.chain([ready]).chain(problems(&planned.problems)).collect()
 }
 
 fn valid(planned: &Planned) -> Option<ConditionStatus> {

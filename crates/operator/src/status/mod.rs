@@ -11,7 +11,7 @@ mod workload;
 
 use serde_json::{Map, Value};
 
-pub use self::conditions::{READY, Transition, known_types, transitions};
+pub use self::conditions::{PROBLEMS, READY, Transition, known_types, transitions};
 pub use self::config::{config, entry};
 pub use self::group::{Members, group};
 pub use self::workload::workload;

@@ -6,7 +6,7 @@ use skep_api::condition::{Condition, ConditionStatus};
 use skep_api::crd::{Kind, Object, Spec};
 use skep_api::problem::Problem;
 
-use super::conditions::{BACKEND_ISOLATED, Keep, MAX_MESSAGE, OBJECT_CONFLICT, READY};
+use super::conditions::{BACKEND_ISOLATED, Keep, MAX_MESSAGE, OBJECT_CONFLICT, READY, problems};
 use super::draft::Draft;
 use super::measured;
 use super::phase::{Progress, ready_replicas};
@@ -65,6 +65,7 @@ pub fn workload(
 
     let mut found = vec![standing.ready];
     found.extend(planned.conditions.iter().filter(|condition| condition.kind != READY).cloned());
+    found.extend(problems(&planned.problems));
     found.extend(conflict(observed));
     found.extend(isolation(object.kind, planned, observed));
     let measured = measured::conditions(object.kind, planned, observed);

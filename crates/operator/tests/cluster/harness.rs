@@ -60,6 +60,15 @@ impl Cluster {
         body
     }
 
+    /// Creates an object. `None` when the API server says that it is wrong.
+    pub(crate) async fn create(&self, object: &Value) -> Option<Value> {
+        let path = self.path_of(object);
+        let (path, _) = path.rsplit_once('/').unwrap();
+        let (code, body) = self.plane.request("POST", path, "application/json", &object.to_string()).await;
+        assert!(code < 300 || [400, 422].contains(&code), "{path}: {code} {body}");
+        (code < 300).then_some(body)
+    }
+
     /// Merges a change into an object. `kind` may be any that the operator makes or reads.
     pub(crate) async fn merge(&self, kind: &str, name: &str, change: Value) -> Value {
         let (code, body) = self.try_merge(kind, name, &change).await;
@@ -178,7 +187,7 @@ impl Cluster {
         let base = if api_version.contains('/') { "apis" } else { "api" };
         let plural = plural(object["kind"].as_str().unwrap());
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
-        format!("/{base}/{api_version}/namespaces/{namespace}/{plural}/{}", object["metadata"]["name"].as_str().unwrap())
+        format!("/{base}/{api_version}/namespaces/{namespace}/{plural}/{}", object["metadata"]["name"].as_str().unwrap_or_default())
     }
 
     fn path(&self, kind: &str, name: &str) -> String {

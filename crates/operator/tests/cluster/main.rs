@@ -3,6 +3,9 @@
 #[cfg(test)]
 mod budget;
 #[cfg(test)]
+#[path = "../table/mod.rs"]
+mod cases;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod fields;
@@ -19,3 +22,5 @@ mod migration;
 mod references;
 #[cfg(test)]
 mod remote_proxy;
+#[cfg(test)]
+mod table;

@@ -1,6 +1,10 @@
 //! The planner over whole manifests.
 
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
+mod api_server;
+#[cfg(test)]
 mod authentication;
 #[cfg(test)]
 #[path = "../table/mod.rs"]
@@ -21,6 +25,8 @@ mod random;
 mod references;
 #[cfg(test)]
 mod results;
+#[cfg(test)]
+mod rights;
 #[cfg(test)]
 mod run_config;
 #[cfg(test)]

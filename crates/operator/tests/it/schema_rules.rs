@@ -1,61 +1,16 @@
 //! The API server judges by the rules in the schema, and the planner by its own: they have to agree.
 
-use cel::{Context, Program};
-use serde_json::Value;
-use skep_api::crd::definition::schema;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 use skep_api::crd::{Kind, Object};
+use skep_api::problem::Problem;
 use skep_api::yaml::documents;
-use skep_operator::plan::{Missing, plan_object};
+use skep_operator::plan::{Missing, World, plan_object};
 
+use crate::admission::ROWS;
+use crate::api_server::{judge, rules};
 use crate::manifests::{files, world};
-
-/// Rules and lists of words that a value breaks, each with its path.
-fn broken(schema: &Value, value: &Value, path: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    if schema["type"] == "object" && !value.is_object() {
-        return vec![format!("{path}: not an object")];
-    }
-    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-        let text = rule["rule"].as_str().unwrap();
-        let program = Program::compile(text).unwrap_or_else(|error| panic!("{path}: {text}: {error}"));
-        let mut context = Context::default();
-        context.add_variable("self", value).unwrap();
-        match program.execute(&context) {
-            Ok(cel::Value::Bool(true)) => {}
-            Ok(cel::Value::Bool(false)) => {
-                found.push(format!("{path}: {}", rule["message"].as_str().unwrap()))
-            }
-            other => panic!("{path}: {text}: {other:?}"),
-        }
-    }
-    if let Some(words) = schema["enum"].as_array()
-        && !words.contains(value)
-    {
-        found.push(format!("{path}: {value} is not one of {words:?}"));
-    }
-    for field in schema["required"].as_array().into_iter().flatten() {
-        if value.is_object() && value.get(field.as_str().unwrap()).is_none() {
-            found.push(format!("{path}: {field} is missing"));
-        }
-    }
-    match value {
-        Value::Object(members) => {
-            for (name, member) in members.iter().filter(|(_, member)| !member.is_null()) {
-                let inner = schema["properties"].get(name).or_else(|| schema.get("additionalProperties"));
-                if let Some(inner) = inner {
-                    found.extend(broken(inner, member, &format!("{path}.{name}")));
-                }
-            }
-        }
-        Value::Array(entries) if schema.get("items").is_some() => {
-            for (index, entry) in entries.iter().enumerate() {
-                found.extend(broken(&schema["items"], entry, &format!("{path}[{index}]")));
-            }
-        }
-        _ => {}
-    }
-    found
-}
 
 /// Kind, spec and errors of the planner for every object of a text.
 fn judged(text: &str) -> Vec<(Kind, Value, bool)> {
@@ -69,7 +24,7 @@ fn judged(text: &str) -> Vec<(Kind, Value, bool)> {
         })
         .filter_map(|value| {
             let object = Object::parse(&value).ok()?;
-            let refused = plan_object(&object, &world).problems.iter().any(|problem| problem.is_error());
+            let refused = plan_object(&object, &world).problems.iter().any(Problem::is_error);
             Some((object.kind, value["spec"].clone(), refused))
         })
         .collect()
@@ -80,7 +35,7 @@ fn the_schema_takes_what_the_planner_takes() {
     let mut seen = 0;
     for file in files("good") {
         for (kind, spec, _) in judged(&std::fs::read_to_string(&file).unwrap()) {
-            let found = broken(&schema(kind)["properties"]["spec"], &spec, "spec");
+            let found = judge(kind, &spec).refused;
             assert!(found.is_empty(), "{} {kind}: {found:?}", file.display());
             seen += 1;
         }
@@ -93,7 +48,7 @@ fn what_the_schema_refuses_the_planner_refuses_too() {
     let mut seen = 0;
     for file in files("bad") {
         for (kind, spec, refused) in judged(&std::fs::read_to_string(&file).unwrap()) {
-            let found = broken(&schema(kind)["properties"]["spec"], &spec, "spec");
+            let found = judge(kind, &spec).refused;
             if !found.is_empty() {
                 assert!(refused, "{} {kind}: {found:?}", file.display());
                 seen += 1;
@@ -101,4 +56,51 @@ fn what_the_schema_refuses_the_planner_refuses_too() {
         }
     }
     assert!(seen > 25, "{seen}");
+}
+
+/// The rows are ToolHive's own tests of its definitions, and more; files may not be all there is, so that a
+/// reference is no error.
+#[test]
+fn the_schema_and_the_planner_agree_on_every_row() {
+    let mut world = World::default();
+    world.settings.missing = Missing::Warn;
+    for (row, kind, taken, spec) in ROWS {
+        let spec: Value = serde_json::from_str(spec).unwrap_or_else(|error| panic!("{row}: {error}\n{spec}"));
+        let found = judge(kind, &spec).refused;
+        assert_eq!(found.is_empty(), taken, "{row}: the schema: {found:?}\n{spec}");
+        let object = Object::parse(&json!({
+            "apiVersion": kind.stored().api_version(),
+            "kind": kind.as_str(),
+            "metadata": {"name": "row"},
+            "spec": spec,
+        }))
+        .unwrap();
+        let planned = plan_object(&object, &world);
+        let errors: Vec<&Problem> = planned.problems.iter().filter(|problem| problem.is_error()).collect();
+        assert_eq!(errors.is_empty(), taken, "{row}: the planner: {errors:?}\n{spec}");
+        let valid = planned.conditions.iter().find(|condition| condition.kind == "Valid");
+        if let Some(valid) = valid.filter(|valid| valid.reason != "EnterpriseRequired") {
+            let holds = valid.status == skep_api::condition::ConditionStatus::True;
+            assert_eq!(holds, taken, "{row}: {valid:?}");
+        }
+    }
+}
+
+#[test]
+fn every_rule_holds_for_some_object_and_refuses_another() {
+    let (mut held, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    let rows = ROWS.iter().map(|(_, kind, _, spec)| (*kind, serde_json::from_str::<Value>(spec).unwrap()));
+    let written = ["good", "bad"].into_iter().flat_map(files).flat_map(|file| {
+        judged(&std::fs::read_to_string(file).unwrap()).into_iter().map(|(kind, spec, _)| (kind, spec))
+    });
+    for (kind, spec) in rows.chain(written) {
+        for (rule, holds) in judge(kind, &spec).asked {
+            let list = if holds { &mut held } else { &mut refused };
+            list.insert(rule);
+        }
+    }
+    let all: BTreeSet<String> = rules().into_iter().collect();
+    let never = |seen: &BTreeSet<String>| all.difference(seen).cloned().collect::<Vec<_>>().join("\n");
+    assert_eq!(never(&held), "", "these hold for no object");
+    assert_eq!(never(&refused), "", "these refuse no object");
 }
