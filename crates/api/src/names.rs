@@ -196,6 +196,7 @@ pub fn is_reserved_volume(name: &str) -> bool {
 pub fn is_reserved_variable(name: &str) -> bool {
     name.starts_with("KUBERNETES_")
         || name.starts_with("TOOLHIVE_SECRET_")
+        || name.starts_with("TOOLHIVE_OTEL_HEADER_")
         || (name.starts_with("TOOLHIVE_") && name.ends_with("_CLIENT_SECRET"))
         || [
             "TOOLHIVE_SECRETS_PROVIDER",

@@ -86,6 +86,9 @@ mod tests {
     fn the_arguments_of_both_operators_are_accepted() {
         for line in [
             "/thv-proxyrunner run --foreground=true placeholder-for-remote-proxy",
+            "skep proxy run --foreground=true placeholder-for-remote-proxy",
+            "skep proxy run image:1",
+            "/thv-proxyrunner run --foreground=true image:1",
             "/thv-proxyrunner run --k8s-pod-patch={} image:1",
             "/thv-proxyrunner run --k8s-pod-patch={} image:1 -- --flag",
             "skep proxy run",

@@ -56,7 +56,7 @@ fn structural(schema: Value) -> Value {
             map.insert("format".to_owned(), "int32".into());
             map.insert("maximum".to_owned(), 65535.into());
         }
-        Some("int32" | "int64" | "date-time") | None => {}
+        Some("int32" | "int64" | "date-time" | "uri" | "duration") | None => {}
         Some(_) => {
             map.remove("format");
         }

@@ -64,6 +64,9 @@ pub struct TokenExchangeSpec {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub scopes: Option<Vec<String>>,
     /// Type of the caller's token: `access_token`, `id_token`, `jwt`, or the full URN. Default: `access_token`.
+    #[schemars(regex(
+        pattern = r"^(access_token|id_token|jwt|urn:ietf:params:oauth:token-type:(access_token|id_token|jwt))?$"
+    ))]
     pub subject_token_type: Option<String>,
     /// Header that carries the new token. Default: `Authorization`.
     pub external_token_header_name: Option<String>,

@@ -320,7 +320,13 @@ fn is_dropped(value: &Value, name: &str) -> bool {
             map.is_empty()
                 && matches!(
                     name,
-                    "matchLabels" | "labels" | "annotations" | "nodeSelector" | "limits" | "requests"
+                    "matchLabels"
+                        | "labels"
+                        | "annotations"
+                        | "nodeSelector"
+                        | "limits"
+                        | "requests"
+                        | "data"
                 )
         }
         other => is_empty(other),

@@ -3,7 +3,7 @@
 pub mod differs;
 pub mod managed_fields;
 mod quantity;
-pub mod removals;
+pub mod rebuild;
 pub mod takeover;
 
 use std::sync::Arc;

@@ -3,7 +3,8 @@
 use skep_api::crd::Kind;
 use skep_api::crd::authz::AuthzConfigSpec;
 use skep_api::crd::external_auth::{ExternalAuth, ExternalAuthType};
-use skep_api::crd::oidc::OidcConfigSpec;
+use skep_api::crd::oidc::{OidcConfigSpec, OidcSource};
+use skep_api::crd::parse::INVALID_FIELD;
 use skep_api::crd::tools::ToolConfigSpec;
 use skep_api::problem::Problem;
 
@@ -80,6 +81,13 @@ pub(super) fn tools(config: &ToolConfigSpec, mut findings: Findings<'_>) -> Plan
 }
 
 pub(super) fn oidc(config: &OidcConfigSpec, _world: &World, mut findings: Findings<'_>) -> Planned {
+    if config.kind == OidcSource::KubernetesServiceAccount && config.kubernetes_service_account.is_none() {
+        findings.error(
+            "spec.kubernetesServiceAccount",
+            INVALID_FIELD,
+            "`type` is `kubernetesServiceAccount`, which needs the block of that name; an empty one will do.",
+        );
+    }
     oidc::check(config, &mut findings);
     valid(Kind::MCPOIDCConfig, findings)
 }

@@ -20,7 +20,8 @@ const AUTH_REF: Reasons = Reasons {
     condition: "ExternalAuthConfigValidated",
     valid: "AuthConfigValid",
     not_found: "AuthConfigNotFound",
-    not_valid: "AuthConfigNotValid",
+    // In fact the config's own reason, as for workloads.
+    not_valid: "InvalidExternalAuthConfig",
 };
 
 /// Judges an MCPServerEntry and what it refers to.

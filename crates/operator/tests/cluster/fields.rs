@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 use skep_operator::apply::differs::{Verdict, verdict};
-use skep_operator::apply::removals::with_removals;
+use skep_operator::apply::rebuild::rebuild;
 use skep_operator::apply::takeover::{release, take_over};
 use skep_operator::plan::{Missing, plan_object};
 use skep_testkit::control_plane::{self, Assets, ControlPlane, Options};
@@ -67,13 +67,14 @@ impl<'a> Namespace<'a> {
         self.send("PATCH", &path, APPLY, object).await
     }
 
-    /// Applies as the operator does: if the server refuses what it would make of it, with nulls for what goes.
+    /// Applies as the operator does. What the server refuses because of what it would leave behind is rebuilt,
+    /// and the rest is left to the next round.
     async fn apply(&self, object: &Value) -> Value {
-        let (mut status, mut found) = self.try_apply(object).await;
+        let (status, found) = self.try_apply(object).await;
         if status == 422
-            && let Some(explicit) = with_removals(object, &self.get(object).await, US)
+            && let Some(patch) = rebuild(object, &self.get(object).await, US)
         {
-            (status, found) = self.try_apply(&explicit).await;
+            return self.changed(object, US, PATCH, &patch).await;
         }
         assert!(status < 300, "{status} {found} for {object:#}");
         found
@@ -225,6 +226,7 @@ async fn what_was_applied_is_in_sync_whatever_was_rendered() {
     let Some(cluster) = control_plane::shared().await else { return };
     let budgets = budgets(cluster).await;
     let mut applied = 0;
+    let mut differing: Vec<String> = Vec::new();
     for file in all_manifests() {
         let namespace = Namespace::fresh(cluster).await;
         for desired in rendered(&file, &namespace.name, budgets) {
@@ -234,13 +236,17 @@ async fn what_was_applied_is_in_sync_whatever_was_rendered() {
             in_sync(&desired, &read);
             // The server agrees that there is nothing to do.
             let again = namespace.apply(&desired).await;
-            assert_eq!(
-                again["metadata"]["resourceVersion"], read["metadata"]["resourceVersion"],
-                "{desired:#}"
-            );
+            // Servers before 1.22 write an empty list each time, and drop it.
+            if again != read && desired.pointer("/spec/egress") != Some(&json!([])) {
+                differing.push(format!(
+                    "{}\n{}\n{}",
+                    desired["kind"], again["metadata"]["managedFields"], read["metadata"]["managedFields"]
+                ));
+            }
             applied += 1;
         }
     }
+    assert!(differing.is_empty(), "{differing:#?}");
     assert!(applied > 150, "{applied}");
 }
 
@@ -287,6 +293,24 @@ async fn every_leaf_that_is_changed_or_removed_by_hand_is_healed() {
     }
 }
 
+/// An object without what a pointer leads to, and without what would be empty then.
+fn without(object: &Value, pointer: &str) -> Value {
+    let mut less = object.clone();
+    let (above, field) = pointer.rsplit_once('/').unwrap();
+    let empty = match less.pointer_mut(above).unwrap() {
+        Value::Object(map) => {
+            map.remove(&field.replace("~1", "/").replace("~0", "~"));
+            map.is_empty()
+        }
+        Value::Array(items) => {
+            items.remove(field.parse().unwrap());
+            false
+        }
+        _ => unreachable!(),
+    };
+    if empty { without(&less, above) } else { less }
+}
+
 #[tokio::test]
 async fn every_field_that_is_no_longer_desired_is_given_up() {
     let Some(cluster) = control_plane::shared().await else { return };
@@ -296,13 +320,7 @@ async fn every_field_that_is_no_longer_desired_is_given_up() {
         namespace.apply(&desired).await;
         let mut given_up = 0;
         for pointer in leaves_of(&desired) {
-            let mut less = desired.clone();
-            let (above, field) = pointer.rsplit_once('/').unwrap();
-            match less.pointer_mut(above).unwrap() {
-                Value::Object(map) => _ = map.remove(&field.replace("~1", "/").replace("~0", "~")),
-                Value::Array(items) => _ = items.remove(field.parse().unwrap()),
-                _ => unreachable!(),
-            }
+            let less = without(&desired, &pointer);
             let live = namespace.get(&desired).await;
             let said = verdict(&less, &live, US);
             assert!(matches!(said, Verdict::Apply { .. }), "{kind} {pointer}: {said:?}");
@@ -428,7 +446,11 @@ async fn what_toolhive_made_by_updates_becomes_exactly_ours_and_back() {
         namespace.changed(&desired, "kubectl-label", MERGE, &label).await;
 
         let (live, said) = namespace.converge(&desired).await;
-        assert!(matches!(said.as_slice(), [Verdict::TakeOver { .. }]), "{kind}: {said:?}");
+        // The second time for what this server can't take away by an apply.
+        assert!(
+            matches!(said.as_slice(), [Verdict::TakeOver { .. }, ..]) && said.len() <= 2,
+            "{kind}: {said:?}"
+        );
 
         // As if nobody else had ever been there, but for the label.
         let text = desired.to_string().replace(&namespace.name, &fresh.name);
@@ -446,7 +468,10 @@ async fn what_toolhive_made_by_updates_becomes_exactly_ours_and_back() {
         let (status, answer) = namespace.send("PUT", &path, JSON, &replaced).await;
         assert_eq!(status, 200, "{kind}: {answer}");
         let (again, said) = namespace.converge(&desired).await;
-        assert!(matches!(said.as_slice(), [Verdict::TakeOver { .. }]), "{kind}: {said:?}");
+        assert!(
+            matches!(said.as_slice(), [Verdict::TakeOver { .. }, ..]) && said.len() <= 2,
+            "{kind}: {said:?}"
+        );
         assert_eq!(sorted(&essence(&again)), sorted(&essence(&live)), "{kind}");
         assert_eq!(again["metadata"]["labels"]["mine"], "kept");
     }

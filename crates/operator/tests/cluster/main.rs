@@ -19,6 +19,8 @@ mod manifests;
 #[cfg(test)]
 mod migration;
 #[cfg(test)]
+mod rbac;
+#[cfg(test)]
 mod references;
 #[cfg(test)]
 mod remote_proxy;

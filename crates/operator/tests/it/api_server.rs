@@ -88,7 +88,7 @@ impl Verdict {
         let mut context = Context::default();
         context.add_variable("self", value).unwrap();
         // The library has this one only with its dates, which the proxy's own expressions do without.
-        context.add_function("duration", |text: Arc<String>| nanoseconds(&text));
+        let _ = context.add_function("duration", |text: Arc<String>| nanoseconds(&text));
         // A rule that can't be worked out refuses, and every rule is asked of objects that it holds for.
         let holds = matches!(program.execute(&context), Ok(cel::Value::Bool(true)));
         self.asked.push((format!("{at}: {message}"), holds));

@@ -16,7 +16,13 @@ mod conditions;
 #[cfg(test)]
 mod credentials;
 #[cfg(test)]
+mod defaults;
+#[cfg(test)]
+mod formats;
+#[cfg(test)]
 mod manifests;
+#[cfg(test)]
+mod new_kinds;
 #[cfg(test)]
 mod objects;
 #[cfg(test)]
@@ -43,6 +49,8 @@ mod status_random;
 mod status_reports;
 #[cfg(test)]
 mod status_workload;
+#[cfg(test)]
+mod surroundings;
 #[cfg(test)]
 mod table;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use skep_api::yaml::{documents, to_yaml};
 use skep_operator::permissions::{Right, Scope, election_rules, granted, granted_only, rights, rules};
 
@@ -26,14 +26,28 @@ fn the_roles_in_the_tree_have_exactly_the_rules_that_are_needed() {
         ("namespaced/watched/rbac.yaml", "Role", rules(Scope::Namespaces)),
         ("operator/leader-election.yaml", "Role", election_rules()),
     ] {
-        let rules = Value::from(expected);
-        let found = object(path, kind);
+        let rules = to_yaml(&json!({"rules": expected}));
+        if std::env::var_os("UPDATE_RULES").is_some() {
+            write_rules(&kustomize(path), kind, &rules);
+        }
         assert!(
-            found["rules"] == rules,
-            "deploy/kustomize/{path} is out of step; its {kind} has to have these rules:\n{}",
-            to_yaml(&serde_json::json!({"rules": rules}))
+            object(path, kind)["rules"] == Value::from(expected),
+            "deploy/kustomize/{path} is out of step; run this test with UPDATE_RULES=1. Its {kind} has to have\n{rules}"
         );
     }
+}
+
+/// Puts the rules into the document of this kind, which has them last.
+fn write_rules(path: &Path, kind: &str, rules: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    let documents: Vec<String> = text
+        .split("---\n")
+        .map(|document| match document.split_once("rules:") {
+            Some((head, _)) if document.contains(&format!("\nkind: {kind}\n")) => format!("{head}{rules}"),
+            _ => document.to_owned(),
+        })
+        .collect();
+    std::fs::write(path, documents.join("---\n")).unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use serde_json::{Value, json};
 use skep_api::crd::definition::schema;
-use skep_api::crd::{Kind, Version};
+use skep_api::crd::Kind;
 use skep_api::runconfig::RunConfig;
 
 use crate::cmd::report::print;
@@ -44,7 +44,8 @@ fn of_kind(kind: Kind) -> Value {
         map.insert("title".to_owned(), kind.as_str().into());
     }
     if let Some(properties) = found.pointer_mut("/properties").and_then(Value::as_object_mut) {
-        let versions = [Version::V1Beta1, Version::V1Alpha1].map(Version::api_version);
+        let versions: Vec<String> =
+            kind.versions().iter().rev().map(|version| version.api_version()).collect();
         properties.insert("apiVersion".to_owned(), json!({"enum": versions}));
         properties.insert("kind".to_owned(), json!({"const": kind.as_str()}));
     }

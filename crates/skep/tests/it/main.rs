@@ -1,8 +1,13 @@
 //! The binary, run as its users run it.
 
 #[cfg(test)]
+#[path = "../../../operator/tests/table/mod.rs"]
+mod cases;
+#[cfg(test)]
 mod check;
 #[cfg(test)]
 mod render;
+#[cfg(test)]
+mod table;
 #[cfg(test)]
 mod taken;

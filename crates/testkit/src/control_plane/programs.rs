@@ -63,7 +63,7 @@ impl Layout {
             format!("--service-account-key-file={}", access.service_account_certificate.display()),
             // Pods can be made without a controller that first makes their service accounts.
             "--disable-admission-plugins=ServiceAccount".to_owned(),
-            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
             "--allow-privileged=true".to_owned(),
             "--max-requests-inflight=3000".to_owned(),
             "--max-mutating-requests-inflight=1500".to_owned(),

@@ -19,6 +19,8 @@ mod harness;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod october_2025;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod proxy_run;
