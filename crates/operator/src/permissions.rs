@@ -36,9 +36,12 @@ type Row = (&'static str, &'static str, &'static str);
 
 /// What `apply` does with what plans hold, and `cluster::feed` watches. A server-side apply that makes an object
 /// needs `create` besides `patch`.
-const MADE: [Row; 6] = [
+const MADE: [Row; 7] = [
     ("", "configmaps serviceaccounts services", "create delete get list patch watch"),
-    ("apps", "deployments statefulsets", "create delete get list patch watch"),
+    // Never deleted: what they belong to is, and they with it.
+    ("apps", "deployments", "create get list patch watch"),
+    // Deleted only where ToolHive's proxy made it, without an owner.
+    ("apps", "statefulsets", "create delete get list patch watch"),
     ("monitoring.coreos.com", "servicemonitors", "create delete get list patch watch"),
     ("networking.k8s.io", "networkpolicies", "create delete get list patch watch"),
     ("policy", "poddisruptionbudgets", "create delete get list patch watch"),
@@ -192,7 +195,9 @@ mod tests {
             assert!(!text.contains('*'), "{text}");
             assert!(!["escalate", "bind", "impersonate"].contains(&right.verb.as_str()), "{text}");
         }
-        assert!(!rights(Scope::Cluster).iter().any(|right| right.resource == "secrets"
-            && !["get", "list", "watch"].contains(&right.verb.as_str())));
+        assert!(
+            !rights(Scope::Cluster).iter().any(|right| right.resource == "secrets"
+                && !["get", "list", "watch"].contains(&right.verb.as_str()))
+        );
     }
 }

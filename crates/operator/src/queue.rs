@@ -83,7 +83,8 @@ impl Queue {
             *count = count.saturating_add(1);
             *count
         });
-        let doubled = FIRST_RETRY.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+        let doubled =
+            FIRST_RETRY.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
         let mut byte = [0_u8; 1];
         self.rng.fill(&mut byte);
         // Between three quarters and five quarters.
@@ -142,9 +143,7 @@ impl Queue {
     /// True when nothing is being worked on and nothing is due at this moment.
     pub fn is_idle(&self) -> bool {
         let now = Instant::now();
-        self.with(|state| {
-            state.running.is_empty() && state.order.first().is_none_or(|(due, _)| *due > now)
-        })
+        self.with(|state| state.running.is_empty() && state.order.first().is_none_or(|(due, _)| *due > now))
     }
 
     fn schedule(&self, key: Key, due: Instant) {
@@ -260,7 +259,10 @@ mod tests {
             let taken = queue.take().await;
             queue.done(&taken);
         }
-        assert!(delays[0] >= FIRST_RETRY.mul_f64(0.74) && delays[0] <= FIRST_RETRY.mul_f64(1.26), "{delays:?}");
+        assert!(
+            delays[0] >= FIRST_RETRY.mul_f64(0.74) && delays[0] <= FIRST_RETRY.mul_f64(1.26),
+            "{delays:?}"
+        );
         assert!(delays[4] > delays[0] * 4, "{delays:?}");
         assert!(delays.iter().all(|delay| *delay <= LAST_RETRY.mul_f64(1.26)), "{delays:?}");
         queue.succeeded(&key("a"));

@@ -107,7 +107,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
 
 /// Waits until this operator led and leads no more.
 async fn lost(mut leading: watch::Receiver<bool>) {
-    if leading.wait_for(|leading| *leading).await.is_err() || leading.wait_for(|leading| !*leading).await.is_err() {
+    if leading.wait_for(|leading| *leading).await.is_err()
+        || leading.wait_for(|leading| !*leading).await.is_err()
+    {
         // Nobody decides about leadership any more; then it stays as it is.
         std::future::pending::<()>().await;
     }
@@ -138,12 +140,8 @@ async fn discover(parts: &Parts) -> Capabilities {
 async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, stop: CancellationToken) {
     let settings = &parts.settings;
     let namespaces = settings.namespaces.clone();
-    let cluster = Arc::new(Cluster::new(
-        parts.client.clone(),
-        capabilities,
-        settings.plan.clone(),
-        namespaces,
-    ));
+    let cluster =
+        Arc::new(Cluster::new(parts.client.clone(), capabilities, settings.plan.clone(), namespaces));
     let queue = Arc::new(Queue::new(Arc::clone(&parts.rng)));
     let sink: Sink = {
         let (cluster, queue, metrics) = (Arc::clone(&cluster), Arc::clone(&queue), parts.metrics.clone());

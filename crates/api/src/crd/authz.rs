@@ -69,6 +69,6 @@ pub struct InlineAuthz {
     /// Cedar entities as JSON. Default: `[]`.
     pub entities_json: Option<String>,
     /// Upstream provider whose claims are judged; only with the embedded authorization server.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = super::DNS_LABEL))]
     pub primary_upstream_provider: Option<String>,
 }

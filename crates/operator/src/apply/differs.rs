@@ -391,7 +391,7 @@ mod tests {
         match value {
             Value::Object(map) => {
                 let below = map.iter().filter(|(key, value)| {
-                    !(value.as_array().is_some_and(Vec::is_empty) && !keys_of(key).is_empty())
+                    keys_of(key).is_empty() || value.as_array().is_none_or(|items| !items.is_empty())
                 });
                 below.map(|(key, value)| (format!("f:{key}"), fields(value, key))).collect()
             }

@@ -2,7 +2,8 @@
 //!
 //! An apply takes away what its manager set and no longer says, field by field. API servers before 1.22 leave the
 //! object around those fields: `valueFrom: {}` beside a `value`, or an `httpGet` that holds only defaults beside
-//! a `tcpSocket`. They then refuse what they made themselves, for ever. Newer ones take away the whole object.
+//! a `tcpSocket`. A Deployment they then refuse, for ever; a StatefulSet they take, and its pods can't be made.
+//! Newer ones take away the whole object.
 
 use serde_json::{Map, Value, json};
 
@@ -16,9 +17,10 @@ const ALWAYS_THERE: [&str; 2] = ["resources", "securityContext"];
 /// `manager` set, that are no longer desired, and that hold nothing of others. None when there are no such
 /// objects.
 ///
-/// For an apply that was refused as invalid (422), and not otherwise. What the patch changes is then known as an
-/// update by `manager`, so a takeover and another apply have to follow. Like a takeover it is answered with a
-/// conflict when the object has changed meanwhile.
+/// It takes the place of an apply on servers that [leave objects behind](leaves_objects_behind); on others an
+/// apply does the same. What the patch changes is then known as an update by `manager`, so a takeover and an apply
+/// have to follow: the next verdict says so. Like a takeover it is answered with a conflict when the object has
+/// changed meanwhile.
 pub fn rebuild(desired: &Value, live: &Value, manager: &str) -> Option<Value> {
     let mut own = FieldTree::default();
     let mut foreign = FieldTree::default();
@@ -36,6 +38,13 @@ pub fn rebuild(desired: &Value, live: &Value, manager: &str) -> Option<Value> {
             {"op": "replace", "path": "/spec", "value": spec},
         ])
     })
+}
+
+/// True for the API servers for which [`rebuild`] is there, by their version as they say it (`1`, `20+`). One that
+/// says nothing sensible counts as new.
+pub fn leaves_objects_behind(major: &str, minor: &str) -> bool {
+    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
+    major == "1" && digits.parse::<u32>().is_ok_and(|minor| minor < 22)
 }
 
 struct Merge {
@@ -184,6 +193,20 @@ mod tests {
         let made =
             rebuilt(&json!({"rules": [{"c": 3}], "set": [2, 4]}), found, ours, json!({"f:set": {"v:3": {}}}));
         assert_eq!(made, Some(json!({"rules": [{"c": 3}], "set": [2, 3, 4]})));
+    }
+
+    #[test]
+    fn only_servers_before_1_22_leave_objects_behind() {
+        for (major, minor, old) in [
+            ("1", "20", true),
+            ("1", "21+", true),
+            ("1", "22", false),
+            ("1", "34-gke", false),
+            ("2", "0", false),
+            ("", "", false),
+        ] {
+            assert_eq!(leaves_objects_behind(major, minor), old, "{major}.{minor}");
+        }
     }
 
     #[test]

@@ -51,11 +51,8 @@ impl Cluster {
         let stores: BTreeMap<Resource, Arc<Store>> =
             Resource::all().map(|resource| (resource, Arc::default())).collect();
         let metadata = |resource| stores.get(&resource).cloned().unwrap_or_default();
-        let lookups = Lookups::new(
-            client,
-            metadata(Resource::SecretMetadata),
-            metadata(Resource::ConfigMapMetadata),
-        );
+        let lookups =
+            Lookups::new(client, metadata(Resource::SecretMetadata), metadata(Resource::ConfigMapMetadata));
         Self { capabilities, settings, namespaces, stores, index: Mutex::default(), lookups }
     }
 
@@ -75,7 +72,10 @@ impl Cluster {
             .into_iter()
             .flat_map(|kind| {
                 let names = self.stores.get(&Resource::Ours(kind)).map(|store| store.names());
-                names.unwrap_or_default().into_iter().map(move |(namespace, name)| Key::new(kind, namespace, name))
+                names
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(move |(namespace, name)| Key::new(kind, namespace, name))
             })
             .collect()
     }

@@ -164,7 +164,9 @@ impl Feed {
         self.store.write(|objects| {
             let gone: Vec<Name> = objects
                 .keys()
-                .filter(|name| namespace.is_none_or(|namespace| name.0 == namespace) && !listed.contains(*name))
+                .filter(|name| {
+                    namespace.is_none_or(|namespace| name.0 == namespace) && !listed.contains(*name)
+                })
                 .cloned()
                 .collect();
             gone.into_iter()

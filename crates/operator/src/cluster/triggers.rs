@@ -27,7 +27,9 @@ impl Cluster {
     }
 
     fn of_ours(&self, kind: Kind, change: &Change) -> BTreeSet<Key> {
-        let Some(key) = change.latest().and_then(|object| key_of(kind, object)) else { return BTreeSet::new() };
+        let Some(key) = change.latest().and_then(|object| key_of(kind, object)) else {
+            return BTreeSet::new();
+        };
         let mut found = BTreeSet::new();
         let says_else = change.differs_at("/spec");
         if says_else {
@@ -60,7 +62,8 @@ impl Cluster {
                 near.into_iter().filter_map(move |object| key_of(kind, &object))
             })
             .filter(|other| {
-                other != key && plan::collide(&mine, &WorkloadName { kind: other.kind, name: other.name.clone() })
+                other != key
+                    && plan::collide(&mine, &WorkloadName { kind: other.kind, name: other.name.clone() })
             })
             .collect()
     }
@@ -68,8 +71,7 @@ impl Cluster {
     fn of_content(&self, target: Target, change: &Change) -> BTreeSet<Key> {
         let Some(object) = change.latest() else { return BTreeSet::new() };
         let (namespace, name) = (text(object, "/metadata/namespace"), text(object, "/metadata/name"));
-        let affected =
-            self.with_index(|index| index.affected(&Referred::new(namespace, target, name)));
+        let affected = self.with_index(|index| index.affected(&Referred::new(namespace, target, name)));
         if affected.is_empty() {
             self.lookups.forget(namespace, name);
         }

@@ -41,7 +41,9 @@ impl Cluster {
                     if world.configs.contains_key(&at) {
                         continue;
                     }
-                    let Some(found) = self.store(Resource::Ours(kind)).get(namespace, &at.1) else { continue };
+                    let Some(found) = self.store(Resource::Ours(kind)).get(namespace, &at.1) else {
+                        continue;
+                    };
                     if let Ok(config) = Object::parse(&found) {
                         open.extend(plan::references(&config));
                         world.configs.insert(at, config);
@@ -93,7 +95,8 @@ impl Cluster {
     }
 
     pub(super) fn near(&self, kind: Kind, namespace: &str, name: &str) -> Vec<Arc<Value>> {
-        self.store(Resource::Ours(kind)).filter(namespace, |other| other.contains(name) || name.contains(other))
+        self.store(Resource::Ours(kind))
+            .filter(namespace, |other| other.contains(name) || name.contains(other))
     }
 }
 

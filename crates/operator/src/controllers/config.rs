@@ -12,17 +12,13 @@ use crate::queue::Key;
 use crate::status;
 
 /// Judges a config, says who refers to it, and keeps it from being deleted while somebody does.
-pub(super) async fn reconcile(
-    context: &Context,
-    key: &Key,
-    value: &Value,
-) -> Result<Next, ReconcileError> {
+pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Result<Next, ReconcileError> {
     let Ok(object) = Object::parse(value) else { return Ok(Next::Change) };
     let present = value.get("status").cloned().unwrap_or_default();
     if object.metadata.is_terminating() {
         return match protection(context, key).await? {
             Protection::Free => {
-                remove_finalizer(context, key, value).await?;
+                remove_finalizer(context, key, value, key.kind.finalizer()).await?;
                 Ok(Next::Change)
             }
             Protection::Referred(referrers) => {
@@ -37,7 +33,8 @@ pub(super) async fn reconcile(
     // Before anything else, so that it can't go while it is being taken into use.
     let value = &with_finalizer(context, key, value).await?;
     let present = value.get("status").cloned().unwrap_or(present);
-    let world = context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
+    let world =
+        context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
     let planned = plan_object(&object, &world);
     let referrers: Vec<ReferencingWorkload> = context
         .cluster

@@ -54,10 +54,8 @@ pub(super) async fn protection(context: &Context, key: &Key) -> Result<Protectio
         for object in list(context, &api, &key.namespace).await? {
             if mentions(&object, key) {
                 let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-                referrers.push(ReferencingWorkload {
-                    kind: "VirtualMCPServer".to_owned(),
-                    name: name.to_owned(),
-                });
+                referrers
+                    .push(ReferencingWorkload { kind: "VirtualMCPServer".to_owned(), name: name.to_owned() });
             }
         }
     }
@@ -135,7 +133,7 @@ pub(super) async fn with_finalizer(
     patch(context, key, value, &json!({"finalizers": list})).await
 }
 
-/// Removes the kind's finalizer, if the object has it.
+/// Removes a finalizer, if the object has it.
 ///
 /// # Errors
 /// When it can't be written.
@@ -143,8 +141,9 @@ pub(super) async fn remove_finalizer(
     context: &Context,
     key: &Key,
     value: &Value,
+    finalizer: Option<&str>,
 ) -> Result<(), ReconcileError> {
-    let Some(finalizer) = key.kind.finalizer() else { return Ok(()) };
+    let Some(finalizer) = finalizer else { return Ok(()) };
     let list = finalizers(value);
     let kept: Vec<&String> = list.iter().filter(|one| *one != finalizer).collect();
     if kept.len() == list.len() {
@@ -157,7 +156,8 @@ pub(super) async fn remove_finalizer(
     }
 }
 
-fn finalizers(value: &Value) -> Vec<String> {
+/// The finalizers of an object.
+pub(super) fn finalizers(value: &Value) -> Vec<String> {
     let list = value.pointer("/metadata/finalizers").cloned().unwrap_or_default();
     serde_json::from_value(list).unwrap_or_default()
 }

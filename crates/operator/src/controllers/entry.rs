@@ -9,16 +9,13 @@ use crate::plan::plan_object;
 use crate::queue::Key;
 use crate::status;
 
-pub(super) async fn reconcile(
-    context: &Context,
-    key: &Key,
-    value: &Value,
-) -> Result<Next, ReconcileError> {
+pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Result<Next, ReconcileError> {
     let Ok(object) = Object::parse(value) else { return Ok(Next::Change) };
     if object.metadata.is_terminating() {
         return Ok(Next::Change);
     }
-    let world = context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
+    let world =
+        context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
     let planned = plan_object(&object, &world);
     let present = value.get("status").cloned().unwrap_or_default();
     let wanted = status::entry(&object, &planned, &present, context.clock.now());

@@ -10,19 +10,16 @@ use crate::plan::plan_object;
 use crate::queue::Key;
 use crate::status::{self, Members};
 
-pub(super) async fn reconcile(
-    context: &Context,
-    key: &Key,
-    value: &Value,
-) -> Result<Next, ReconcileError> {
+pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Result<Next, ReconcileError> {
     let Ok(object) = Object::parse(value) else { return Ok(Next::Change) };
     if object.metadata.is_terminating() {
         // Members learn of it by the same change, and say so in their own conditions.
-        remove_finalizer(context, key, value).await?;
+        remove_finalizer(context, key, value, key.kind.finalizer()).await?;
         return Ok(Next::Change);
     }
     let value = &with_finalizer(context, key, value).await?;
-    let world = context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
+    let world =
+        context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
     let planned = plan_object(&object, &world);
     let mut members = Members::default();
     for Key { kind, name, .. } in context.cluster.referrers(key) {

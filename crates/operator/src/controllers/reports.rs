@@ -50,9 +50,8 @@ impl Reports {
         known.retain(|uid, _| there.contains(uid.as_str()));
         pods.iter()
             .filter(|pod| {
-                let asked = known
-                    .entry(uid(pod).to_owned())
-                    .or_insert_with(|| Asked { report: None, again: now });
+                let asked =
+                    known.entry(uid(pod).to_owned()).or_insert_with(|| Asked { report: None, again: now });
                 let due = asked.again <= now;
                 if due {
                     asked.again = until;

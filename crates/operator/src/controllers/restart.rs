@@ -44,7 +44,8 @@ async fn delete_older_pods(context: &Context, key: &Key, at: &str) -> Result<(),
     for pod in context.cluster.pods_of(key) {
         let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let proxy = text("/metadata/labels/app.kubernetes.io~1name") == "mcpserver";
-        let older = text("/metadata/creationTimestamp").parse().is_ok_and(|made: jiff::Timestamp| made < wished);
+        let older =
+            text("/metadata/creationTimestamp").parse().is_ok_and(|made: jiff::Timestamp| made < wished);
         if !proxy || !older {
             continue;
         }

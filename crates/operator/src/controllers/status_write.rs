@@ -50,11 +50,14 @@ pub(super) fn objects(context: &Context, key: &Key) -> Option<Api<DynamicObject>
 
 /// One event for all that changed at once.
 async fn tell(context: &Context, key: &Key, object: &Value, before: &Value, after: &Value) {
-    let found = transitions(before, after);
+    let mut found = transitions(before, after);
+    // Whoever says in words that everybody may come in need not be warned of it.
+    let open = object.pointer("/spec/authMode").and_then(Value::as_str) == Some("anonymous");
+    found.retain(|one| !(open && one.reason == "Anonymous"));
     // The worst comes first, and gives the event its name.
-    let Some(first) = found.iter().find(|one| one.warning).or_else(|| found.first()) else { return };
+    let Some(first) = found.first() else { return };
     let mut note = first.message.clone();
-    for other in found.iter().filter(|other| *other != first) {
+    for other in found.iter().skip(1) {
         note.push_str(&format!("; {}={} ({}): {}", other.kind, other.to, other.reason, other.message));
     }
     let severity = if first.warning { Severity::Warning } else { Severity::Normal };

@@ -5,7 +5,7 @@ use skep_api::crd::{Kind, Object};
 use skep_api::names;
 use skep_api::runconfig::FILE_NAME;
 
-use super::deletion::remove_finalizer;
+use super::deletion::{finalizers, remove_finalizer};
 use super::status_write::write;
 use super::{Context, ErrorKind, Next, ReconcileError, restart};
 use crate::apply::{Applied, ApplyError, Owner};
@@ -15,19 +15,19 @@ use crate::plan::{Planned, plan_object, suspended};
 use crate::queue::Key;
 use crate::status;
 
+/// What ToolHive's operator puts on an MCPServer. We put nothing on it.
+const TOOLHIVES_FINALIZER: &str = "mcpserver.toolhive.stacklok.dev/finalizer";
+
 /// Brings everything that belongs to a workload to what its spec and its world say.
-pub(super) async fn reconcile(
-    context: &Context,
-    key: &Key,
-    value: &Value,
-) -> Result<Next, ReconcileError> {
+pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Result<Next, ReconcileError> {
     let Ok(object) = Object::parse(value) else { return Ok(Next::Change) };
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let owner = Owner { namespace: &key.namespace, name: &key.name, uid: &uid };
     if object.metadata.is_terminating() {
-        return finish(context, key, value, owner).await;
+        return finish(context, key, value, &object, owner).await;
     }
-    let world = context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
+    let world =
+        context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
     let planned = plan_object(&object, &world);
 
     // An object that can't be planned keeps what it had, unless calls must not go on.
@@ -67,18 +67,26 @@ async fn finish(
     context: &Context,
     key: &Key,
     value: &Value,
+    object: &Object,
     owner: Owner<'_>,
 ) -> Result<Next, ReconcileError> {
     context.anonymous.forget(key, &context.metrics);
-    let ours = key.kind.finalizer().is_some_and(|finalizer| {
-        let list = value.pointer("/metadata/finalizers").and_then(Value::as_array);
-        list.is_some_and(|list| list.iter().any(|one| one == finalizer))
-    });
-    if ours {
-        if key.kind == Kind::MCPServer {
-            context.applier.delete_leftovers(owner).await?;
+    let left = finalizers(value);
+    let theirs = key.kind == Kind::MCPServer && left.iter().any(|one| one == TOOLHIVES_FINALIZER);
+    if left.len() > usize::from(theirs) {
+        // Somebody else holds it back; until then people see that it goes.
+        let present = value.get("status").cloned().unwrap_or_default();
+        let (planned, observed) = (Planned::default(), Observed::default());
+        let wanted = status::workload(object, &planned, &observed, &present, context.clock.now());
+        write(context, key, value, &wanted).await?;
+    }
+    if theirs {
+        context.applier.delete_leftovers(owner).await?;
+        // As it is after the status was written.
+        let value = context.cluster.object(key);
+        if let Some(value) = value {
+            remove_finalizer(context, key, &value, Some(TOOLHIVES_FINALIZER)).await?;
         }
-        remove_finalizer(context, key, value).await?;
     }
     Ok(Next::Change)
 }

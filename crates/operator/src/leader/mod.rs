@@ -190,11 +190,18 @@ impl<L: Leases> Elector<L> {
             Ok(Ok(acquired)) => acquired,
             Ok(Err(error)) => {
                 let error = skep_runtime::logging::chain(&error);
-                tracing::warn!(lease = self.lease_name(), error, "can't take part in the election; trying again");
+                tracing::warn!(
+                    lease = self.lease_name(),
+                    error,
+                    "can't take part in the election; trying again"
+                );
                 false
             }
             Err(_) => {
-                tracing::warn!(lease = self.lease_name(), "the API server did not answer in time; trying again");
+                tracing::warn!(
+                    lease = self.lease_name(),
+                    "the API server did not answer in time; trying again"
+                );
                 false
             }
         }
@@ -264,7 +271,10 @@ impl<L: Leases> Elector<L> {
             Ok(Err(LeaseError::Conflict)) => {
                 tracing::info!(lease = self.lease_name(), "the lease was not ours any more");
             }
-            _ => tracing::warn!(lease = self.lease_name(), "the lease could not be given up; it ends by itself"),
+            _ => tracing::warn!(
+                lease = self.lease_name(),
+                "the lease could not be given up; it ends by itself"
+            ),
         }
     }
 
@@ -335,9 +345,9 @@ impl<L: Leases> Elector<L> {
     }
 
     fn left_to_renew(&self) -> Duration {
-        self.held.as_ref().map_or(Duration::ZERO, |held| {
-            held.since.plus(self.settings.renew).left(&self.clock)
-        })
+        self.held
+            .as_ref()
+            .map_or(Duration::ZERO, |held| held.since.plus(self.settings.renew).left(&self.clock))
     }
 
     /// How long one try may take: a hanging connection must leave time for another.

@@ -32,7 +32,8 @@ pub(super) fn check(server: &EmbeddedAuthServer, findings: &mut Findings<'_>) {
             "The secrets of these clients would be sent over plain http. Use an https `issuer`.",
         );
     }
-    if !confidential && server.force_confidential_redirect_uris.as_ref().is_some_and(|uris| !uris.is_empty()) {
+    if !confidential && server.force_confidential_redirect_uris.as_ref().is_some_and(|uris| !uris.is_empty())
+    {
         findings.error(
             format!("{AT}.forceConfidentialRedirectUris"),
             CONFLICTING_FIELDS,
@@ -145,8 +146,7 @@ fn trusted(issuer: &TrustedIssuer, at: &str, findings: &mut Findings<'_>) {
         refuse("allowMayAct", CONFLICTING_FIELDS, message);
     }
     if issuer.actor_claim.as_ref().is_some_and(|claim| RESERVED_ACTOR_CLAIMS.contains(&claim.as_str())) {
-        let message =
-            "This claim has a meaning of its own. Name another, such as `client_id`, `azp`, `appid` or `cid`.";
+        let message = "This claim has a meaning of its own. Name another, such as `client_id`, `azp`, `appid` or `cid`.";
         refuse("actorClaim", INVALID_FIELD, message);
     }
     if issuer.allow_private_ips == Some(true) && !given(&issuer.jwks_url) {
@@ -155,7 +155,8 @@ fn trusted(issuer: &TrustedIssuer, at: &str, findings: &mut Findings<'_>) {
     }
     let delegates = given(&issuer.actor_claim) || given(&issuer.actor_matcher) || may_act;
     if !given(&issuer.expected_audience) && (issuer.jwt_bearer_grant.is_none() || delegates || actors) {
-        let message = "Say for whom this issuer's tokens have to be; only a `jwtBearerGrant` alone needs none.";
+        let message =
+            "Say for whom this issuer's tokens have to be; only a `jwtBearerGrant` alone needs none.";
         refuse("expectedAudience", INVALID_FIELD, message);
     }
     if clients.is_empty() && (given(&issuer.expected_audience) || delegates) {

@@ -84,7 +84,8 @@ impl<'a> Findings<'a> {
     pub(super) fn bounds(&mut self) {
         for bound in std::mem::take(&mut self.bounds) {
             let within = |path: &str| {
-                path.strip_prefix(&bound.path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+                path.strip_prefix(&bound.path)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
             };
             if !self.problems.iter().any(|problem| problem.is_error() && within(&problem.path)) {
                 self.problems.push(bound);

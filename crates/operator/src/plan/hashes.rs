@@ -64,11 +64,7 @@ fn named(object: &Object) -> Vec<Named<'_>> {
     vec![
         ("toolConfigHash", Kind::MCPToolConfig, tools.as_deref()),
         ("externalAuthConfigHash", Kind::MCPExternalAuthConfig, external.as_deref()),
-        (
-            "authServerConfigHash",
-            Kind::MCPExternalAuthConfig,
-            server.as_ref().and_then(auth_server),
-        ),
+        ("authServerConfigHash", Kind::MCPExternalAuthConfig, server.as_ref().and_then(auth_server)),
         ("oidcConfigHash", Kind::MCPOIDCConfig, oidc.as_ref().map(|named| named.name.as_str())),
         ("authzConfigHash", Kind::MCPAuthzConfig, authz.as_deref()),
         (

@@ -18,6 +18,7 @@ mod group;
 mod hashes;
 mod membership;
 mod middleware;
+mod naming;
 mod objects;
 mod oidc;
 mod oidc_config_map;
@@ -50,10 +51,10 @@ use skep_api::runconfig::RunConfig;
 
 use self::findings::Findings;
 pub use self::generation::settle_generation;
+pub use self::naming::collide;
 pub use self::references::{Reference, Target, references, references_in};
 pub use self::restart::{Restart, RestartStrategy};
 pub use self::suspension::suspended;
-pub use self::workload::collide;
 pub use self::world::{DefaultRedis, Missing, Place, Settings, WorkloadName, World};
 
 /// Result of planning one object.

@@ -1,6 +1,7 @@
 //! How incoming tokens are judged: from any of the places where it can be written to `oidc_config`.
 
 use skep_api::address::is_loopback;
+use skep_api::condition::ConditionStatus;
 use skep_api::crd::oidc::{
     CLUSTER_AUDIENCE, CLUSTER_ISSUER, EmbeddedOidc, EmbeddedOidcSource, InlineOidc, KubernetesOidc,
     OidcConfigSpec, OidcSource,
@@ -102,7 +103,11 @@ fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Opt
             "The audience is missing: without it, tokens made for others would be let in.",
         );
     }
-    let object = findings.config(Kind::MCPOIDCConfig, &reference.name, &format!("{path}.name"), OIDC_REF)?;
+    let named = findings.config(Kind::MCPOIDCConfig, &reference.name, &format!("{path}.name"), OIDC_REF);
+    let Some(object) = named else {
+        bundle_of(&reference.name, findings);
+        return None;
+    };
     let Spec::OidcConfig(spec) = &object.spec else { return None };
     if let Some((_, other)) = said_audience(spec).filter(|(_, other)| *other != reference.audience) {
         findings.error(
@@ -118,6 +123,20 @@ fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Opt
         planned.config.scopes.clone_from(scopes);
     }
     Some(planned)
+}
+
+/// A CA bundle that is missing makes the shared config invalid, and is a condition of the workload besides.
+fn bundle_of(name: &str, findings: &mut Findings<'_>) {
+    let world = findings.world;
+    let Some(Spec::OidcConfig(spec)) = world.config(Kind::MCPOIDCConfig, name).map(|config| &config.spec) else {
+        return;
+    };
+    let mut aside = Findings::new(world);
+    from_spec(spec, &mut aside, None);
+    let bundle = aside.planned(None).conditions.into_iter().find(|found| found.kind == "CABundleRefValidated");
+    if let Some(bundle) = bundle.filter(|bundle| bundle.status == ConditionStatus::False) {
+        findings.fails("CABundleRefValidated", &bundle.reason, bundle.message);
+    }
 }
 
 /// Judges a shared config by itself. For whom tokens are made is said where it is referred to: said here it

@@ -14,7 +14,8 @@ use super::outgoing::{self, Callers, NOT_SUPPORTED, User};
 use super::remote_url::{self, Allowance, RemoteUrlError};
 use super::workload::{self, Protection};
 use super::{
-    Plan, Planned, Workload, World, authz, backing, membership, objects, oidc, secrets, template, tools,
+    Plan, Planned, Workload, World, authz, backing, membership, naming, objects, oidc, secrets, template,
+    tools,
 };
 
 /// Plans a remote proxy, in the order in which a reader of the manifest would judge it.
@@ -27,7 +28,7 @@ pub(super) fn plan(
     let name = object.metadata.name.as_str();
     let namespace = object.metadata.namespace.as_str();
     let url = names::remote_proxy_url(name, namespace, spec.port);
-    workload::name(object, &mut findings);
+    naming::check(object, &mut findings);
     membership::check(spec.group.as_deref(), &mut findings);
 
     // Where calls go.

@@ -14,8 +14,8 @@ use super::oidc::Written;
 use super::outgoing::{self, Callers, User};
 use super::workload::{self, Protection};
 use super::{
-    Plan, Planned, Workload, World, access, authz, backing, membership, objects, oidc, restart, secrets,
-    template, tools,
+    Plan, Planned, Workload, World, access, authz, backing, membership, naming, objects, oidc, restart,
+    secrets, template, tools,
 };
 
 /// Plans an MCP server and the proxy in front of it.
@@ -23,7 +23,7 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     let name = object.metadata.name.as_str();
     let namespace = object.metadata.namespace.as_str();
     let url = names::server_url(name, namespace, spec.port, spec.client_transport == Transport::Sse);
-    workload::name(object, &mut findings);
+    naming::check(object, &mut findings);
     membership::check(spec.group.as_deref(), &mut findings);
     backend(spec, &mut findings);
 

@@ -84,6 +84,15 @@ const BAD_WHEN_TRUE: [&str; 7] = [
     IDENTITY_SYNTHESIZED,
 ];
 
+/// Types that stop nothing, whatever they say. One of them explains no failure.
+const ADVISORY: [&str; 5] = [
+    "GroupRefValidated",
+    "StdioReplicaCapped",
+    "SessionStorageWarning",
+    "AuthzPrimaryUpstreamProviderIgnored",
+    IDENTITY_SYNTHESIZED,
+];
+
 /// Every condition type that this operator writes and removes.
 pub fn known_types() -> &'static [&'static str] {
     &OURS
@@ -277,7 +286,7 @@ pub fn transitions(before: &Value, after: &Value) -> Vec<Transition> {
         }
     }
     let failed = |status: &Value| status.get("phase").and_then(Value::as_str) == Some("Failed");
-    let explained = found.iter().any(|other| other.warning && other.kind != READY);
+    let explained = found.iter().any(|other| other.warning && other.kind != READY && !advisory(other));
     found.retain(|transition| {
         // Something that never was ready and is only starting is no news; and one cause is one event.
         transition.kind != READY
@@ -286,7 +295,7 @@ pub fn transitions(before: &Value, after: &Value) -> Vec<Transition> {
     });
     // The reason of `Ready` is often the same for different causes; then the phase tells.
     let fails_now = failed(after) && !failed(before);
-    if fails_now && !found.iter().any(|transition| transition.warning) {
+    if fails_now && !found.iter().any(|transition| transition.warning && !advisory(transition)) {
         found.extend(new.iter().find(|condition| text(condition, "type") == READY).map(|ready| {
             Transition {
                 kind: READY.to_owned(),
@@ -301,7 +310,15 @@ pub fn transitions(before: &Value, after: &Value) -> Vec<Transition> {
             }
         }));
     }
+    // What matters most comes first: of several it gives its name to all.
+    found.sort_by_key(|transition| (!transition.warning, advisory(transition)));
     found
+}
+
+fn advisory(transition: &Transition) -> bool {
+    // That everybody may come in is one too: where it may not be, another condition says so.
+    ADVISORY.contains(&transition.kind.as_str())
+        || (transition.kind == AUTH_CONFIGURED && transition.reason == "Anonymous")
 }
 
 fn bad(kind: &str, status: &str) -> bool {

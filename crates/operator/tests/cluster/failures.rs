@@ -51,7 +51,11 @@ async fn a_little_of_everything(cluster: &Cluster) {
     cluster.apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": namespace}, "data": {"token": "eA=="}})).await;
     cluster.apply(ours("MCPGroup", "g", json!({}))).await;
     cluster
-        .apply(ours("MCPExternalAuthConfig", "bearer", json!({"type": "bearerToken", "bearerToken": {"tokenSecretRef": {"name": "s", "key": "token"}}})))
+        .apply(ours(
+            "MCPExternalAuthConfig",
+            "bearer",
+            json!({"type": "bearerToken", "bearerToken": {"tokenSecretRef": {"name": "s", "key": "token"}}}),
+        ))
         .await;
     let mut proxy = open_proxy(cluster, "p");
     proxy["spec"]["externalAuthConfigRef"] = json!({"name": "bearer"});
@@ -67,7 +71,11 @@ async fn a_little_of_everything(cluster: &Cluster) {
 /// True when an operator that starts now has nothing to do and everything is there.
 async fn is_converged(cluster: &Cluster) {
     cluster.condition("MCPRemoteProxy", "p", "ConfigurationValid", "True", "").await;
-    cluster.until("MCPGroup", "g", |group| group["status"]["serverCount"] == 1 && group["status"]["remoteProxyCount"] == 1).await;
+    cluster
+        .until("MCPGroup", "g", |group| {
+            group["status"]["serverCount"] == 1 && group["status"]["remoteProxyCount"] == 1
+        })
+        .await;
     cluster.condition("MCPExternalAuthConfig", "bearer", "Valid", "True", "").await;
     for (kind, name) in [
         ("Deployment", "p"),
@@ -189,7 +197,8 @@ async fn an_api_server_that_restarts_is_taken_up_again() {
         skep_testkit::control_plane::skip("no API server");
         return;
     };
-    let plane = ControlPlane::start(&assets, PlaneOptions { controllers: vec![], ..PlaneOptions::default() }).await;
+    let plane =
+        ControlPlane::start(&assets, PlaneOptions { controllers: vec![], ..PlaneOptions::default() }).await;
     let plane: &'static ControlPlane = Box::leak(Box::new(plane));
     install_into(plane).await;
     let cluster = Cluster { plane, namespace: plane.namespace().await };
@@ -242,17 +251,36 @@ async fn what_is_edited_or_deleted_by_hand_is_healed() {
         .merge("Deployment", "p", json!({"spec": {"template": {"metadata": {"labels": {"mine": "kept"}}}}, "metadata": {"labels": {"app": "other"}}}))
         .await;
     cluster.merge("ConfigMap", "p-runconfig", json!({"data": {"runconfig.json": "{}"}})).await;
-    cluster.merge("Role", "p-remote-proxy-runner", json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]})).await;
+    cluster
+        .merge(
+            "Role",
+            "p-remote-proxy-runner",
+            json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}),
+        )
+        .await;
     cluster.delete("Service", service).await;
-    let healed = cluster.until("Deployment", "p", |object| object["metadata"]["labels"]["app"] == "mcpremoteproxy").await;
-    assert_eq!(healed["spec"]["template"]["metadata"]["labels"]["mine"], "kept", "what is nobody else's stays");
+    let healed = cluster
+        .until("Deployment", "p", |object| object["metadata"]["labels"]["app"] == "mcpremoteproxy")
+        .await;
+    assert_eq!(
+        healed["spec"]["template"]["metadata"]["labels"]["mine"], "kept",
+        "what is nobody else's stays"
+    );
     assert_eq!(healed["metadata"]["uid"], deployment["metadata"]["uid"]);
     cluster.until("ConfigMap", "p-runconfig", |object| object["data"]["runconfig.json"] != "{}").await;
-    cluster.until("Role", "p-remote-proxy-runner", |object| object["rules"][0]["verbs"] == json!(["get"])).await;
+    cluster
+        .until("Role", "p-remote-proxy-runner", |object| object["rules"][0]["verbs"] == json!(["get"]))
+        .await;
     cluster.until("Service", service, |_| true).await;
     // The label by which it is found is taken off.
-    cluster.merge("ServiceAccount", "p-remote-proxy-runner", json!({"metadata": {"labels": {"toolhive": null}}})).await;
-    cluster.until("ServiceAccount", "p-remote-proxy-runner", |object| object["metadata"]["labels"]["toolhive"] == "true").await;
+    cluster
+        .merge("ServiceAccount", "p-remote-proxy-runner", json!({"metadata": {"labels": {"toolhive": null}}}))
+        .await;
+    cluster
+        .until("ServiceAccount", "p-remote-proxy-runner", |object| {
+            object["metadata"]["labels"]["toolhive"] == "true"
+        })
+        .await;
     operator.settled().await;
 }
 
@@ -265,7 +293,9 @@ async fn replicas_that_somebody_else_decides_are_left_alone() {
     operator.settled().await;
     let label = |value: &str| json!({"spec": {"resourceOverrides": {"proxyDeployment": {"labels": {"turn": value}}}}});
     let at = |turn: &'static str, replicas: i64| {
-        move |object: &Value| object["metadata"]["labels"]["turn"] == turn && object["spec"]["replicas"] == replicas
+        move |object: &Value| {
+            object["metadata"]["labels"]["turn"] == turn && object["spec"]["replicas"] == replicas
+        }
     };
     cluster.merge("Deployment", "p", json!({"spec": {"replicas": 5}})).await;
     cluster.merge("MCPRemoteProxy", "p", label("one")).await;
@@ -295,7 +325,13 @@ async fn an_object_of_somebody_else_is_not_touched_though_it_has_the_name() {
         .apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "p-runconfig", "namespace": cluster.namespace}, "data": {"mine": "yes"}}))
         .await;
     cluster.apply(open_proxy(&cluster, "p")).await;
-    let proxy = cluster.until("MCPRemoteProxy", "p", |object| object["status"]["phase"] == "Failed" || found(object, "Ready").is_some_and(|ready| ready["message"].as_str().unwrap().contains("p-runconfig"))).await;
+    let proxy = cluster
+        .until("MCPRemoteProxy", "p", |object| {
+            object["status"]["phase"] == "Failed"
+                || found(object, "Ready")
+                    .is_some_and(|ready| ready["message"].as_str().unwrap().contains("p-runconfig"))
+        })
+        .await;
     assert_eq!(found(&proxy, "Ready").unwrap()["status"], "False", "{proxy}");
     let theirs = cluster.get("ConfigMap", "p-runconfig").await.unwrap();
     assert_eq!(theirs["data"], json!({"mine": "yes"}));
@@ -334,10 +370,14 @@ async fn a_spec_that_became_invalid_keeps_what_runs_but_not_without_its_auth() {
 
     // What judges callers is gone: nobody is let through any more, until it is back.
     cluster.merge("MCPOIDCConfig", "o", json!({"metadata": {"finalizers": null}})).await;
-    cluster.merge("MCPRemoteProxy", "p", json!({"spec": {"oidcConfigRef": {"name": "gone", "audience": "p"}}})).await;
+    cluster
+        .merge("MCPRemoteProxy", "p", json!({"spec": {"oidcConfigRef": {"name": "gone", "audience": "p"}}}))
+        .await;
     cluster.until("ConfigMap", "p-runconfig", |object| suspended(object).contains("gone")).await;
     cluster.until("MCPRemoteProxy", "p", |object| object["status"]["phase"] == "Failed").await;
     operator.settled().await;
-    cluster.merge("MCPRemoteProxy", "p", json!({"spec": {"oidcConfigRef": {"name": "o", "audience": "p"}}})).await;
+    cluster
+        .merge("MCPRemoteProxy", "p", json!({"spec": {"oidcConfigRef": {"name": "o", "audience": "p"}}}))
+        .await;
     cluster.until("ConfigMap", "p-runconfig", |object| suspended(object).is_empty()).await;
 }

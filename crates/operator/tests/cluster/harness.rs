@@ -121,14 +121,25 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{kind} {name} did not become what it should: {}", serde_json::to_string_pretty(&last).unwrap());
+        panic!(
+            "{kind} {name} did not become what it should: {}",
+            serde_json::to_string_pretty(&last).unwrap()
+        );
     }
 
     /// Waits until a condition has a status and a reason, and gives the object.
-    pub(crate) async fn condition(&self, kind: &str, name: &str, condition: &str, status: &str, reason: &str) -> Value {
+    pub(crate) async fn condition(
+        &self,
+        kind: &str,
+        name: &str,
+        condition: &str,
+        status: &str,
+        reason: &str,
+    ) -> Value {
         self.until(kind, name, |object| {
-            found(object, condition)
-                .is_some_and(|found| found["status"] == status && (reason.is_empty() || found["reason"] == reason))
+            found(object, condition).is_some_and(|found| {
+                found["status"] == status && (reason.is_empty() || found["reason"] == reason)
+            })
         })
         .await
     }
@@ -187,7 +198,10 @@ impl Cluster {
         let base = if api_version.contains('/') { "apis" } else { "api" };
         let plural = plural(object["kind"].as_str().unwrap());
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&self.namespace);
-        format!("/{base}/{api_version}/namespaces/{namespace}/{plural}/{}", object["metadata"]["name"].as_str().unwrap_or_default())
+        format!(
+            "/{base}/{api_version}/namespaces/{namespace}/{plural}/{}",
+            object["metadata"]["name"].as_str().unwrap_or_default()
+        )
     }
 
     fn path(&self, kind: &str, name: &str) -> String {
@@ -323,11 +337,8 @@ impl Operator {
             None => Arc::clone(&recorder) as SharedHook,
         };
         let gate = WriteGate::always_open(Arc::clone(&clock));
-        let layers = Layers {
-            gate: Some(gate.clone()),
-            calls: Some(ApiCalls::register(&registry)),
-            hook: Some(hook),
-        };
+        let layers =
+            Layers { gate: Some(gate.clone()), calls: Some(ApiCalls::register(&registry)), hook: Some(hook) };
         let client = client(plane, options.token.as_deref(), &layers).await;
         let metrics = OperatorMetrics::register(&registry);
         let readiness = Readiness::new();
@@ -383,12 +394,15 @@ impl Operator {
     /// Waits until nothing was reconciled or written for a while.
     pub(crate) async fn settled(&self) {
         let started = tokio::time::Instant::now();
-        let state = || {
-            (self.reconciles.lock().unwrap().values().sum::<usize>(), self.recorder.writes().len())
-        };
+        let state =
+            || (self.reconciles.lock().unwrap().values().sum::<usize>(), self.recorder.writes().len());
         let (mut last, mut since) = (state(), tokio::time::Instant::now());
         while since.elapsed() < Duration::from_millis(1500) {
-            assert!(started.elapsed() < PATIENCE, "it does not come to rest: {:?}", self.recorder.writes().last());
+            assert!(
+                started.elapsed() < PATIENCE,
+                "it does not come to rest: {:?}",
+                self.recorder.writes().last()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
             if state() != last {
                 (last, since) = (state(), tokio::time::Instant::now());

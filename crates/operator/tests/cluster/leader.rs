@@ -60,10 +60,7 @@ async fn lease(plane: &ControlPlane, namespace: &str) -> Value {
 }
 
 fn path(namespace: &str) -> String {
-    format!(
-        "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{}",
-        LEASE_NAME
-    )
+    format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{}", LEASE_NAME)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,8 +76,7 @@ async fn of_operators_that_fight_for_the_lease_exactly_one_leads_at_every_moment
         // Whoever leads is told to go; then the next one has to be there, and never two at once.
         let started = tokio::time::Instant::now();
         let leader = loop {
-            let open: Vec<usize> =
-                (0..4).filter(|index| processes[*index].gate.check().is_ok()).collect();
+            let open: Vec<usize> = (0..4).filter(|index| processes[*index].gate.check().is_ok()).collect();
             assert!(open.len() <= 1, "{open:?} would write");
             if let Some(leader) = open.first() {
                 break *leader;
@@ -110,14 +106,12 @@ async fn a_stolen_lease_ends_the_lead_at_once_and_nothing_more_is_written() {
     let guarded = client(plane, None, &layers).await;
     let config_maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> =
         kube::Api::namespaced(guarded, &namespace);
-    let object = |name: &str| {
-        serde_json::from_value(json!({"metadata": {"name": name}})).expect("a ConfigMap")
-    };
+    let object =
+        |name: &str| serde_json::from_value(json!({"metadata": {"name": name}})).expect("a ConfigMap");
     config_maps.create(&kube::api::PostParams::default(), &object("a")).await.expect("it leads");
     let theft = json!({"spec": {"holderIdentity": "thief", "renewTime": "2001-01-01T00:00:00.000000Z"}});
-    let (code, body) = plane
-        .request("PATCH", &path(&namespace), "application/merge-patch+json", &theft.to_string())
-        .await;
+    let (code, body) =
+        plane.request("PATCH", &path(&namespace), "application/merge-patch+json", &theft.to_string()).await;
     assert_eq!(code, 200, "{body}");
     let error = (&mut process.ended).await.expect("no panic").expect_err("it has lost the lead");
     assert!(matches!(&error, LeaderError::Taken { holder, .. } if holder == "thief"), "{error}");

@@ -25,4 +25,28 @@ mod references;
 #[cfg(test)]
 mod remote_proxy;
 #[cfg(test)]
+mod rows_admission;
+#[cfg(test)]
+mod rows_authz;
+#[cfg(test)]
+mod rows_configs;
+#[cfg(test)]
+mod rows_external_auth;
+#[cfg(test)]
+mod rows_group;
+#[cfg(test)]
+mod rows_objects;
+#[cfg(test)]
+mod rows_oidc;
+#[cfg(test)]
+mod rows_operator;
+#[cfg(test)]
+mod rows_remote_proxy;
+#[cfg(test)]
+mod rows_server;
+#[cfg(test)]
+mod rows_server_pods;
+#[cfg(test)]
 mod table;
+#[cfg(test)]
+mod toolhive_rows;

@@ -92,7 +92,7 @@ spec: {remoteUrl: "https://mcp.example.com/mcp", transport: streamable-http, gro
 ---
 apiVersion: toolhive.stacklok.dev/v1beta1
 kind: MCPServer
-metadata: {name: server}
+metadata: {name: server, finalizers: [mcpserver.toolhive.stacklok.dev/finalizer]}
 spec:
   image: example.com/server:1
   transport: stdio
@@ -275,18 +275,23 @@ async fn what_is_rarely_done(all: &Cluster, operator: &Operator) {
         }
         object
     };
-    let pods = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}});
     let selector = json!({"matchLabels": {"a": "b"}});
     let strays = [
         stray("v1", "ConfigMap", json!({})),
         stray("v1", "ServiceAccount", json!({})),
         stray("v1", "Service", json!({"spec": {"ports": [{"port": 80}]}})),
-        stray("apps/v1", "Deployment", json!({"spec": {"selector": selector, "template": pods}})),
-        stray("apps/v1", "StatefulSet", json!({"spec": {"selector": selector, "template": pods, "serviceName": "a"}})),
         stray("networking.k8s.io/v1", "NetworkPolicy", json!({"spec": {"podSelector": {}}})),
-        stray("policy/v1beta1", "PodDisruptionBudget", json!({"spec": {"maxUnavailable": 1, "selector": selector}})),
+        stray(
+            "policy/v1beta1",
+            "PodDisruptionBudget",
+            json!({"spec": {"maxUnavailable": 1, "selector": selector}}),
+        ),
         stray("rbac.authorization.k8s.io/v1", "Role", json!({"rules": []})),
-        stray("rbac.authorization.k8s.io/v1", "RoleBinding", json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "stray"}, "subjects": []})),
+        stray(
+            "rbac.authorization.k8s.io/v1",
+            "RoleBinding",
+            json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "stray"}, "subjects": []}),
+        ),
         stray("monitoring.coreos.com/v1", "ServiceMonitor", json!({"spec": {}})),
     ];
     for object in &strays {
@@ -313,7 +318,8 @@ async fn what_is_rarely_done(all: &Cluster, operator: &Operator) {
             all.gone(kind, "stray").await;
         }
     }
-    all.gone("Pod", "server-1").await;
+    // Nobody here ends a pod; that it is to end is all there is to see.
+    all.until("Pod", "server-1", |pod| pod["metadata"]["deletionTimestamp"].is_string()).await;
     // One that is referred to: kept, after everybody was asked.
     all.delete("MCPOIDCConfig", "oidc").await;
     operator.settled().await;
@@ -322,6 +328,16 @@ async fn what_is_rarely_done(all: &Cluster, operator: &Operator) {
         let name = if kind == Kind::MCPServer { "server" } else { "remote" };
         all.delete(kind.as_str(), name).await;
     }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    eprintln!(
+        "DEBUG {:#?}",
+        (
+            all.get("MCPOIDCConfig", "oidc").await,
+            all.get("MCPServer", "server").await.is_some(),
+            all.get("MCPRemoteProxy", "remote").await.is_some(),
+            refused(&operator.recorder.calls())
+        )
+    );
     all.gone("MCPOIDCConfig", "oidc").await;
     operator.settled().await;
 }
@@ -387,7 +403,10 @@ async fn side_calls(plane: &ControlPlane, token: &str) -> Vec<(Call, u16)> {
 async fn one_of(plane: &ControlPlane, definition: &Value) {
     let plural = definition["spec"]["names"]["plural"].as_str().unwrap();
     let (_, list) = plane.request("GET", &format!("/apis/{GROUP}/v1beta1/{plural}"), "", "").await;
-    assert!(list["items"].as_array().is_some_and(|items| !items.is_empty()), "no {plural} is left to migrate");
+    assert!(
+        list["items"].as_array().is_some_and(|items| !items.is_empty()),
+        "no {plural} is left to migrate"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,14 +102,17 @@ async fn a_config_stays_until_the_last_referrer_of_any_kind_is_gone() {
         }
         cluster
             .until(kind, &name, |object| {
-                object["status"]["referencingWorkloads"].as_array().is_some_and(|list| list.len() == users.len())
+                object["status"]["referencingWorkloads"]
+                    .as_array()
+                    .is_some_and(|list| list.len() == users.len())
                     && object["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty())
             })
             .await;
         cluster.delete(kind, &name).await;
         for user in &users {
             let name_of_user = format!("{name}-{}", user.len());
-            let blocked = cluster.condition(kind, &name, "DeletionBlocked", "True", "ReferencedByWorkloads").await;
+            let blocked =
+                cluster.condition(kind, &name, "DeletionBlocked", "True", "ReferencedByWorkloads").await;
             let message = found(&blocked, "DeletionBlocked").unwrap()["message"].as_str().unwrap().to_owned();
             assert!(message.contains(&name_of_user), "{kind}: {message}");
             cluster.delete(user, &name_of_user).await;
@@ -176,7 +179,8 @@ async fn exactly_the_referrers_are_moved_by_a_change() {
     a_small_company(&cluster).await;
     operator.settled().await;
     operator.reconciles();
-    let expected = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let expected =
+        |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| (*name).to_owned()).collect() };
     let hash = |kind: &'static str, name: &'static str, field: &'static str| {
         let cluster = &cluster;
         async move { cluster.get(kind, name).await.unwrap()["status"][field].clone() }
@@ -202,7 +206,13 @@ async fn exactly_the_referrers_are_moved_by_a_change() {
     assert_eq!(writes.len(), 3);
 
     // A config is edited.
-    cluster.merge("MCPExternalAuthConfig", "a", json!({"spec": {"bearerToken": {"tokenSecretRef": {"name": "b"}}}})).await;
+    cluster
+        .merge(
+            "MCPExternalAuthConfig",
+            "a",
+            json!({"spec": {"bearerToken": {"tokenSecretRef": {"name": "b"}}}}),
+        )
+        .await;
     operator.settled().await;
     assert_eq!(moved(&operator), on_a);
     // And now the other Secret moves both.

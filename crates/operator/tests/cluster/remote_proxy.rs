@@ -45,7 +45,8 @@ async fn everything_that_belongs_to_it_is_made_and_goes_with_it() {
     assert_eq!(operator.reconciles().len(), 1);
 
     cluster.delete("MCPRemoteProxy", "saas").await;
-    for (kind, name) in [("Deployment", "saas"), ("ConfigMap", "saas-runconfig"), ("MCPRemoteProxy", "saas")] {
+    for (kind, name) in [("Deployment", "saas"), ("ConfigMap", "saas-runconfig"), ("MCPRemoteProxy", "saas")]
+    {
         cluster.gone(kind, name).await;
     }
 }

@@ -3,12 +3,19 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Operator, found};
-use crate::rows_objects::{config_map, event, guarded, judged, login, mount, ours, run_config, volume, workload};
+use crate::rows_objects::{
+    config_map, event, guarded, judged, login, mount, ours, run_config, volume, workload,
+};
 
 const PERMIT: &str = "permit(principal, action, resource);";
 
 fn cedar(cluster: &Cluster, policy: &str) -> Value {
-    ours(cluster, "MCPAuthzConfig", "rules", json!({"type": "cedarv1", "config": {"policies": [policy], "entities_json": "[]"}}))
+    ours(
+        cluster,
+        "MCPAuthzConfig",
+        "rules",
+        json!({"type": "cedarv1", "config": {"policies": [policy], "entities_json": "[]"}}),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +43,9 @@ async fn shared_policies_reach_workloads_and_broken_ones_do_not() {
     cluster.apply(login(&cluster)).await;
     let condition = "AuthzConfigRefValidated";
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
-        cluster.apply(guarded(workload(&cluster, kind, name), json!({"authzConfigRef": {"name": "rules"}}))).await;
+        cluster
+            .apply(guarded(workload(&cluster, kind, name), json!({"authzConfigRef": {"name": "rules"}})))
+            .await;
         let object = cluster.condition(kind, name, condition, "False", "AuthzConfigRefNotFound").await;
         assert_eq!(object["status"]["phase"], "Failed");
         assert!(cluster.get("Deployment", name).await.is_none());
@@ -46,7 +55,9 @@ async fn shared_policies_reach_workloads_and_broken_ones_do_not() {
     let mut rendered = Vec::new();
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
         let object = cluster.condition(kind, name, condition, "True", "AuthzConfigRefValid").await;
-        let config = cluster.until("MCPAuthzConfig", "rules", |config| config["status"]["configHash"].is_string()).await;
+        let config = cluster
+            .until("MCPAuthzConfig", "rules", |config| config["status"]["configHash"].is_string())
+            .await;
         assert_eq!(object["status"]["authzConfigHash"], config["status"]["configHash"]);
         let found = run_config(&cluster, name, |config| config["authz_config"].is_object()).await;
         assert_eq!(found["authz_config"]["type"], "cedarv1");
@@ -83,8 +94,11 @@ async fn policies_that_another_service_decides_are_refused_by_name() {
     let config = cluster.until("MCPAuthzConfig", "rules", |config| found(config, "Valid").is_some()).await;
     assert_eq!(found(&config, "Valid").unwrap()["status"], "False");
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
-        cluster.apply(guarded(workload(&cluster, kind, name), json!({"authzConfigRef": {"name": "rules"}}))).await;
-        let object = cluster.condition(kind, name, "AuthzConfigRefValidated", "False", "AuthzConfigRefNotValid").await;
+        cluster
+            .apply(guarded(workload(&cluster, kind, name), json!({"authzConfigRef": {"name": "rules"}})))
+            .await;
+        let object =
+            cluster.condition(kind, name, "AuthzConfigRefValidated", "False", "AuthzConfigRefNotValid").await;
         assert_eq!(object["status"]["phase"], "Failed");
         assert!(cluster.get("Deployment", name).await.is_none());
     }
@@ -95,7 +109,8 @@ async fn policies_in_the_manifest_and_in_a_config_map_become_files() {
     let Some(cluster) = Cluster::new().await else { return };
     let _operator = Operator::start(&cluster).await;
     cluster.apply(login(&cluster)).await;
-    let document = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": [PERMIT], "entities_json": "[]"}});
+    let document =
+        json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": [PERMIT], "entities_json": "[]"}});
     cluster.apply(config_map(&cluster, "policies", "rules.json", &document.to_string())).await;
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
         let inline = json!({"authzConfig": {"type": "inline", "inline": {"policies": [PERMIT]}}});
@@ -105,7 +120,10 @@ async fn policies_in_the_manifest_and_in_a_config_map_become_files() {
         let content: Value = serde_json::from_str(made["data"]["authz.json"].as_str().unwrap()).unwrap();
         assert_eq!((&content["type"], &content["cedar"]["policies"]), (&json!("cedarv1"), &json!([PERMIT])));
         let deployment = cluster.until("Deployment", name, |_| true).await;
-        assert_eq!(volume(&deployment, "authz-config").unwrap()["configMap"]["name"], format!("{name}-authz-inline"));
+        assert_eq!(
+            volume(&deployment, "authz-config").unwrap()["configMap"]["name"],
+            format!("{name}-authz-inline")
+        );
         assert_eq!(mount(&deployment, "authz-config").unwrap()["mountPath"], "/etc/toolhive/authz");
 
         let in_map = json!({"spec": {"authzConfig": {"type": "configMap", "inline": null, "configMap": {"name": "policies", "key": "rules.json"}}}});
@@ -113,7 +131,8 @@ async fn policies_in_the_manifest_and_in_a_config_map_become_files() {
         cluster.gone("ConfigMap", &format!("{name}-authz-inline")).await;
         let deployment = cluster
             .until("Deployment", name, |deployment| {
-                volume(deployment, "authz-config").is_some_and(|volume| volume["configMap"]["name"] == "policies")
+                volume(deployment, "authz-config")
+                    .is_some_and(|volume| volume["configMap"]["name"] == "policies")
             })
             .await;
         assert_eq!(mount(&deployment, "authz-config").unwrap()["readOnly"], true);

@@ -10,7 +10,8 @@ fn member(object: Value, group: &str) -> Value {
 }
 
 fn entry(cluster: &Cluster, name: &str, group: &str) -> Value {
-    let spec = json!({"remoteUrl": "https://mcp.example.com/", "transport": "sse", "groupRef": {"name": group}});
+    let spec =
+        json!({"remoteUrl": "https://mcp.example.com/", "transport": "sse", "groupRef": {"name": group}});
     ours(cluster, "MCPServerEntry", name, spec)
 }
 
@@ -20,7 +21,8 @@ async fn group(cluster: &Cluster, name: &str, servers: Value, proxies: Value, en
             let status = &group["status"];
             let listed = |list: &str, count: &str, wanted: &Value| {
                 let empty = wanted.as_array().unwrap().is_empty();
-                (status[list] == *wanted || (empty && status[list].is_null())) && status[count] == wanted.as_array().unwrap().len()
+                (status[list] == *wanted || (empty && status[list].is_null()))
+                    && status[count] == wanted.as_array().unwrap().len()
             };
             listed("servers", "serverCount", &servers)
                 && listed("remoteProxies", "remoteProxyCount", &proxies)
@@ -37,7 +39,8 @@ async fn a_group_finds_those_who_were_there_and_those_who_come() {
     cluster.apply(member(server(&cluster, "elsewhere"), "other")).await;
     let _operator = Operator::start(&cluster).await;
     // A member knows that it has no group yet, and runs all the same.
-    let early = cluster.condition("MCPServer", "early", "GroupRefValidated", "False", "GroupRefNotFound").await;
+    let early =
+        cluster.condition("MCPServer", "early", "GroupRefValidated", "False", "GroupRefNotFound").await;
     assert_eq!(early["status"]["phase"], "Pending");
     cluster.until("Deployment", "early", |_| true).await;
 
@@ -71,7 +74,8 @@ async fn a_group_stays_ready_when_members_go_or_fail() {
     }
     group(&cluster, "g", json!(["a", "b"]), json!([]), json!([])).await;
     operator.settled().await;
-    let since = found(&cluster.get("MCPGroup", "g").await.unwrap(), "Ready").unwrap()["lastTransitionTime"].clone();
+    let since =
+        found(&cluster.get("MCPGroup", "g").await.unwrap(), "Ready").unwrap()["lastTransitionTime"].clone();
 
     cluster.merge("MCPServer", "a", json!({"spec": {"endpointPrefix": "no-slash"}})).await;
     cluster.until("MCPServer", "a", |object| object["status"]["phase"] == "Failed").await;

@@ -45,7 +45,12 @@ pub(crate) fn with(mut object: Value, fields: Value) -> Value {
 
 /// The MCPOIDCConfig `login`.
 pub(crate) fn login(cluster: &Cluster) -> Value {
-    ours(cluster, "MCPOIDCConfig", "login", json!({"type": "inline", "inline": {"issuer": "https://login.example.com"}}))
+    ours(
+        cluster,
+        "MCPOIDCConfig",
+        "login",
+        json!({"type": "inline", "inline": {"issuer": "https://login.example.com"}}),
+    )
 }
 
 /// A Secret with one key.
@@ -65,7 +70,8 @@ pub(crate) fn run_config_in(map: &Value) -> Value {
 
 /// Waits until the RunConfig of a workload is as it should be, and gives it.
 pub(crate) async fn run_config(cluster: &Cluster, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-    let map = cluster.until("ConfigMap", &format!("{name}-runconfig"), |map| wanted(&run_config_in(map))).await;
+    let map =
+        cluster.until("ConfigMap", &format!("{name}-runconfig"), |map| wanted(&run_config_in(map))).await;
     run_config_in(&map)
 }
 
@@ -118,6 +124,11 @@ pub(crate) async fn event(cluster: &Cluster, name: &str, reason: &str) -> Value 
 /// Sends an object as a user would create it, and gives what the API server said.
 pub(crate) async fn try_create(cluster: &Cluster, object: &Value) -> (u16, Value) {
     let kind: Kind = object["kind"].as_str().unwrap().parse().unwrap();
-    let path = format!("/apis/{}/namespaces/{}/{}", object["apiVersion"].as_str().unwrap(), cluster.namespace, kind.plural());
+    let path = format!(
+        "/apis/{}/namespaces/{}/{}",
+        object["apiVersion"].as_str().unwrap(),
+        cluster.namespace,
+        kind.plural()
+    );
     cluster.plane.request("POST", &path, "application/json", &object.to_string()).await
 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Operator, found};
 use crate::rows_objects::{
-    config_map, container, event, guarded, judged, login, mount, ours, run_config, secret, volume, with, workload,
+    config_map, container, event, guarded, judged, login, mount, ours, run_config, secret, volume, with,
+    workload,
 };
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
@@ -20,12 +21,16 @@ async fn an_oidc_config_has_a_finalizer_a_hash_and_a_verdict() {
     let hash = config["status"]["configHash"].clone();
     assert!(hash.is_string());
 
-    cluster.merge("MCPOIDCConfig", "login", json!({"spec": {"inline": {"issuer": "http://login.example.com"}}})).await;
+    cluster
+        .merge("MCPOIDCConfig", "login", json!({"spec": {"inline": {"issuer": "http://login.example.com"}}}))
+        .await;
     let bad = cluster.condition("MCPOIDCConfig", "login", "Valid", "False", "ConfigInvalid").await;
     assert_ne!(bad["status"]["configHash"], hash);
     assert_eq!(found(&bad, "Ready").unwrap()["status"], "False");
     assert_eq!(event(&cluster, "login", "ConfigInvalid").await["type"], "Warning");
-    cluster.merge("MCPOIDCConfig", "login", json!({"spec": {"inline": {"issuer": "https://login.example.com"}}})).await;
+    cluster
+        .merge("MCPOIDCConfig", "login", json!({"spec": {"inline": {"issuer": "https://login.example.com"}}}))
+        .await;
     let good = cluster.condition("MCPOIDCConfig", "login", "Valid", "True", "ConfigValid").await;
     assert_eq!(good["status"]["configHash"], hash);
     assert_eq!(event(&cluster, "login", "ConfigValid").await["type"], "Normal");
@@ -43,12 +48,17 @@ async fn an_oidc_config_reaches_the_status_and_the_run_config_of_who_refers_to_i
     let inline = json!({"issuer": "https://login.example.com", "jwksUrl": "https://keys.example.com/jwks",
         "introspectionUrl": "https://login.example.com/introspect", "clientId": "gate",
         "clientSecretRef": {"name": "introspection", "key": "secret"}, "jwksAllowPrivateIP": true});
-    cluster.apply(ours(&cluster, "MCPOIDCConfig", "login", json!({"type": "inline", "inline": inline}))).await;
+    cluster
+        .apply(ours(&cluster, "MCPOIDCConfig", "login", json!({"type": "inline", "inline": inline})))
+        .await;
     let named = json!({"oidcConfigRef": {"name": "login", "audience": "mcp", "resourceUrl": "https://gate.example.com/mcp", "scopes": ["read", "write"]}});
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
         cluster.apply(guarded(workload(&cluster, kind, name), named.clone())).await;
-        let object = cluster.condition(kind, name, "OIDCConfigRefValidated", "True", "OIDCConfigRefValid").await;
-        let config = cluster.until("MCPOIDCConfig", "login", |config| config["status"]["configHash"].is_string()).await;
+        let object =
+            cluster.condition(kind, name, "OIDCConfigRefValidated", "True", "OIDCConfigRefValid").await;
+        let config = cluster
+            .until("MCPOIDCConfig", "login", |config| config["status"]["configHash"].is_string())
+            .await;
         assert_eq!(object["status"]["oidcConfigHash"], config["status"]["configHash"]);
         let rendered = run_config(&cluster, name, |_| true).await;
         let oidc = &rendered["oidc_config"];
@@ -72,11 +82,21 @@ async fn an_oidc_config_reaches_the_status_and_the_run_config_of_who_refers_to_i
     }
 
     let before = cluster.get("MCPOIDCConfig", "login").await.unwrap()["status"]["configHash"].clone();
-    cluster.merge("MCPOIDCConfig", "login", json!({"spec": {"inline": {"jwksUrl": "https://keys.example.com/new"}}})).await;
-    let after = cluster.until("MCPOIDCConfig", "login", |config| config["status"]["configHash"] != before).await;
+    cluster
+        .merge(
+            "MCPOIDCConfig",
+            "login",
+            json!({"spec": {"inline": {"jwksUrl": "https://keys.example.com/new"}}}),
+        )
+        .await;
+    let after =
+        cluster.until("MCPOIDCConfig", "login", |config| config["status"]["configHash"] != before).await;
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
-        cluster.until(kind, name, |object| object["status"]["oidcConfigHash"] == after["status"]["configHash"]).await;
-        run_config(&cluster, name, |config| config.to_string().contains("https://keys.example.com/new")).await;
+        cluster
+            .until(kind, name, |object| object["status"]["oidcConfigHash"] == after["status"]["configHash"])
+            .await;
+        run_config(&cluster, name, |config| config.to_string().contains("https://keys.example.com/new"))
+            .await;
         // Without the reference there is neither hash nor condition.
         cluster.merge(kind, name, json!({"spec": {"oidcConfigRef": null, "authMode": "anonymous"}})).await;
         let object = cluster.until(kind, name, |object| object["status"]["oidcConfigHash"].is_null()).await;
@@ -91,7 +111,8 @@ async fn an_oidc_config_that_is_missing_or_broken_lets_nobody_in() {
     let _operator = Operator::start(&cluster).await;
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
         cluster.apply(guarded(workload(&cluster, kind, name), json!({}))).await;
-        let object = cluster.condition(kind, name, "OIDCConfigRefValidated", "False", "OIDCConfigRefNotFound").await;
+        let object =
+            cluster.condition(kind, name, "OIDCConfigRefValidated", "False", "OIDCConfigRefNotFound").await;
         assert_eq!(object["status"]["phase"], "Failed");
         assert_eq!(found(&object, "Ready").unwrap()["status"], "False");
         assert_eq!(event(&cluster, name, "OIDCConfigRefNotFound").await["type"], "Warning");
@@ -99,7 +120,8 @@ async fn an_oidc_config_that_is_missing_or_broken_lets_nobody_in() {
     }
     cluster.apply(with(login(&cluster), json!({"inline": {"issuer": "http://login.example.com"}}))).await;
     for (kind, name) in [("MCPServer", "s"), ("MCPRemoteProxy", "p")] {
-        let object = cluster.condition(kind, name, "OIDCConfigRefValidated", "False", "OIDCConfigRefNotValid").await;
+        let object =
+            cluster.condition(kind, name, "OIDCConfigRefValidated", "False", "OIDCConfigRefNotValid").await;
         assert_eq!(object["status"]["phase"], "Failed");
     }
     cluster.apply(login(&cluster)).await;

@@ -66,16 +66,26 @@ impl Trial {
                 assert_eq!(found, &said, "{}: {kind} {name}", self.case.name);
             }
         } else {
-            let errors = |problems: &BTreeSet<Finding>| problems.iter().any(|(severity, ..)| *severity == Severity::Error);
+            let errors = |problems: &BTreeSet<Finding>| {
+                problems.iter().any(|(severity, ..)| *severity == Severity::Error)
+            };
             let refused = self.case.objects.iter().filter(|object| {
                 !self.taken.iter().any(|taken| {
                     taken["kind"] == object["kind"] && taken["metadata"]["name"] == object["metadata"]["name"]
                 })
             });
             for object in refused {
-                let name = format!("{}/{}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap_or_default());
+                let name = format!(
+                    "{}/{}",
+                    object["kind"].as_str().unwrap(),
+                    object["metadata"]["name"].as_str().unwrap_or_default()
+                );
                 let said = self.case.problems.get(&name);
-                assert!(said.is_some_and(errors), "{}: the API server refuses {name}, and check does not", self.case.name);
+                assert!(
+                    said.is_some_and(errors),
+                    "{}: the API server refuses {name}, and check does not",
+                    self.case.name
+                );
             }
         }
         expected
@@ -92,14 +102,20 @@ impl Trial {
                 let object = self.cluster.get(kind.as_str(), name).await.unwrap();
                 let said = said(&object);
                 if said.as_ref() != Some(problems) {
-                    wrong.push_str(&format!("{}: {kind} {name}: {said:?}, not {problems:?}\n", self.case.name));
+                    wrong.push_str(&format!(
+                        "{}: {kind} {name}: {said:?}, not {problems:?}\n",
+                        self.case.name
+                    ));
                 }
                 let refused = problems.iter().any(|(severity, ..)| *severity == Severity::Error);
                 let bad = ["Ready", "Valid", "ConfigurationValid"]
                     .iter()
                     .any(|kind| found(&object, kind).is_some_and(|one| one["status"] == "False"));
                 if refused && !bad {
-                    wrong.push_str(&format!("{}: {kind} {name} has errors and no condition says so\n", self.case.name));
+                    wrong.push_str(&format!(
+                        "{}: {kind} {name} has errors and no condition says so\n",
+                        self.case.name
+                    ));
                 }
             }
             if wrong.is_empty() {
@@ -149,15 +165,16 @@ async fn the_conditions_of_every_object_in_the_table_are_what_check_finds() {
     let plane = ControlPlane::start(&assets, PlaneOptions { controllers: vec![] }).await;
     let plane: &'static ControlPlane = Box::leak(Box::new(plane));
     install_into(plane).await;
-    let (strict, usual): (Vec<Case>, Vec<Case>) = cases()
-        .into_iter()
-        .filter(|case| !case.offline)
-        .partition(|case| case.require_auth);
+    let (strict, usual): (Vec<Case>, Vec<Case>) =
+        cases().into_iter().filter(|case| !case.offline).partition(|case| case.require_auth);
     assert!(usual.len() > 200 && !strict.is_empty());
 
     let operator = Operator::on(plane, Vec::new(), Options::default()).await;
-    let trials: Vec<Trial> =
-        futures_util::stream::iter(usual).map(|case| Trial::new(plane, case)).buffer_unordered(16).collect().await;
+    let trials: Vec<Trial> = futures_util::stream::iter(usual)
+        .map(|case| Trial::new(plane, case))
+        .buffer_unordered(16)
+        .collect()
+        .await;
     let (judged, wrong) = judge(&trials).await;
     operator.stop().await;
     assert!(wrong.is_empty(), "{wrong}");

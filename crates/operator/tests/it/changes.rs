@@ -4,7 +4,8 @@ use serde_json::Value;
 use skep_api::crd::Object;
 use skep_api::runconfig::RunConfig;
 use skep_operator::plan::{
-    Missing, Planned, RestartStrategy, WorkloadName, World, collide, plan_object, settle_generation, suspended,
+    Missing, Planned, RestartStrategy, WorkloadName, World, collide, plan_object, settle_generation,
+    suspended,
 };
 
 use crate::manifests::{good, plan, world};
@@ -43,9 +44,8 @@ spec: {remoteUrl: 'https://m.example.com', clientToken: strip, oidcConfigRef: {n
 
 fn shared() -> (Object, World) {
     let (mut objects, mut world) = world(SHARED, Missing::Refuse);
-    world.secret_versions = [("client", "1"), ("other", "1")]
-        .map(|(name, version)| (name.to_owned(), version.to_owned()))
-        .into();
+    world.secret_versions =
+        [("client", "1"), ("other", "1")].map(|(name, version)| (name.to_owned(), version.to_owned())).into();
     (objects.pop().unwrap(), world)
 }
 
@@ -53,7 +53,10 @@ fn shared() -> (Object, World) {
 fn a_secret_that_is_rotated_changes_the_hash_of_the_config_that_names_it_and_no_other() {
     let (proxy, mut world) = shared();
     let before = plan_object(&proxy, &world).hashes;
-    assert_eq!(before.keys().copied().collect::<Vec<_>>(), ["authzConfigHash", "oidcConfigHash", "toolConfigHash"]);
+    assert_eq!(
+        before.keys().copied().collect::<Vec<_>>(),
+        ["authzConfigHash", "oidcConfigHash", "toolConfigHash"]
+    );
     world.secret_versions.insert("other".to_owned(), "2".to_owned());
     assert_eq!(plan_object(&proxy, &world).hashes, before);
     world.secret_versions.insert("client".to_owned(), "2".to_owned());
@@ -66,7 +69,9 @@ fn a_secret_that_is_rotated_changes_the_hash_of_the_config_that_names_it_and_no_
 fn the_hash_that_a_workload_shows_is_the_one_of_its_config() {
     let (proxy, world) = shared();
     let hashes = plan_object(&proxy, &world).hashes;
-    for (field, config) in [("oidcConfigHash", "login"), ("authzConfigHash", "rules"), ("toolConfigHash", "tools")] {
+    for (field, config) in
+        [("oidcConfigHash", "login"), ("authzConfigHash", "rules"), ("toolConfigHash", "tools")]
+    {
         let object = world.configs.values().find(|object| object.metadata.name == config).unwrap();
         let own = plan_object(object, &world).config_hash.unwrap();
         assert_eq!(hashes[field], own, "{field}");
@@ -87,7 +92,9 @@ fn a_config_that_is_gone_has_no_hash_and_an_invalid_one_has() {
 #[test]
 fn the_order_of_fields_does_not_change_a_hash() {
     let hash = |spec: &str| {
-        let text = format!("apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPToolConfig\nmetadata: {{name: t}}\nspec: {spec}\n");
+        let text = format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPToolConfig\nmetadata: {{name: t}}\nspec: {spec}\n"
+        );
         plan(&text).pop().unwrap().1.config_hash.unwrap()
     };
     assert_eq!(
@@ -114,8 +121,11 @@ fn a_workload_is_suspended_only_when_its_callers_are_not_judged_any_more() {
     world.secrets.remove("client");
     let planned = plan_object(&proxy, &world);
     assert!(planned.plan.is_none() && planned.suspend.is_none(), "an invalid config is still there");
-    for (kind, spec) in [("MCPServer", "image: a"), ("MCPRemoteProxy", "remoteUrl: 'https://a.example.com'")] {
-        let text = format!("apiVersion: toolhive.stacklok.dev/v1beta1\nkind: {kind}\nmetadata: {{name: w}}\nspec: {{{spec}, authMode: anonymous}}\n");
+    for (kind, spec) in [("MCPServer", "image: a"), ("MCPRemoteProxy", "remoteUrl: 'https://a.example.com'")]
+    {
+        let text = format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: {kind}\nmetadata: {{name: w}}\nspec: {{{spec}, authMode: anonymous}}\n"
+        );
         let (objects, mut world) = crate::manifests::world(&text, Missing::Refuse);
         assert_eq!(plan_object(&objects[0], &world).suspend, None);
         world.settings.require_auth = true;
@@ -144,7 +154,11 @@ fn a_run_config_is_suspended_and_otherwise_the_same() {
 
 #[test]
 fn a_run_config_of_another_version_is_suspended_with_all_its_keys() {
-    let text = suspended(r#"{"schema_version": "v9", "name": "p", "of_tomorrow": [1], "skep": {"new": true}}"#, "Why.").unwrap();
+    let text = suspended(
+        r#"{"schema_version": "v9", "name": "p", "of_tomorrow": [1], "skep": {"new": true}}"#,
+        "Why.",
+    )
+    .unwrap();
     let value: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["skep"]["suspended"], "Why.");
     assert_eq!((&value["of_tomorrow"][0], &value["skep"]["new"]), (&1.into(), &true.into()));
@@ -198,7 +212,8 @@ fn a_restart_is_stamped_on_the_pods_when_it_is_rolling() {
         (", mcpserver.toolhive.stacklok.dev/restart-strategy: immediate", RestartStrategy::Immediate, false),
         (", mcpserver.toolhive.stacklok.dev/restart-strategy: sudden", RestartStrategy::Rolling, true),
     ] {
-        let planned = server(&format!(", annotations: {{{RESTARTED_AT}: '2026-01-31T12:00:00+01:00'{strategy}}}"), "");
+        let planned =
+            server(&format!(", annotations: {{{RESTARTED_AT}: '2026-01-31T12:00:00+01:00'{strategy}}}"), "");
         let restart = planned.restart.clone().unwrap();
         assert_eq!((restart.at.as_str(), restart.strategy), ("2026-01-31T12:00:00+01:00", expected));
         let found = annotation(&deployment(&planned), RESTARTED_AT);
@@ -214,7 +229,9 @@ fn what_is_no_time_restarts_nothing() {
         assert_eq!(annotation(&deployment(&planned), RESTARTED_AT), Value::Null);
         assert_eq!(planned.problems.len(), usize::from(at != "''"), "{at}: {:?}", planned.problems);
     }
-    let text = format!("apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p, annotations: {{{RESTARTED_AT}: '2026-01-31T12:00:00Z'}}}}\nspec: {{remoteUrl: 'https://a.example.com', authMode: anonymous}}\n");
+    let text = format!(
+        "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p, annotations: {{{RESTARTED_AT}: '2026-01-31T12:00:00Z'}}}}\nspec: {{remoteUrl: 'https://a.example.com', authMode: anonymous}}\n"
+    );
     assert_eq!(plan(&text).pop().unwrap().1.restart, None, "a remote proxy has no such annotation");
 }
 
@@ -236,14 +253,24 @@ fn a_change_that_a_running_proxy_takes_leaves_the_generation_of_its_pods() {
             assert_eq!(desired["spec"]["template"], live["spec"]["template"], "{taken}: the pods stay");
         }
     }
-    for rolls in [", proxyPort: 9090", ", resources: {limits: {cpu: 1m}}", ", args: [x], serviceAccount: y, resourceOverrides: {proxyDeployment: {podTemplateMetadataOverrides: {labels: {a: b}}}}"] {
+    for rolls in [
+        ", proxyPort: 9090",
+        ", resources: {limits: {cpu: 1m}}",
+        ", args: [x], serviceAccount: y, resourceOverrides: {proxyDeployment: {podTemplateMetadataOverrides: {labels: {a: b}}}}",
+    ] {
         let desired = settled(&server(", generation: 4", rolls));
         assert_eq!(annotation(&desired, GENERATION), "4", "{rolls}");
     }
     let image = deployment(&server(", generation: 4", ""));
     let text = image.to_string().replace("a:1", "a:2");
     assert_ne!(text, image.to_string(), "the image is in the pod's arguments");
-    let mut other: Value = server(", generation: 4", "").plan.unwrap().objects.into_iter().find(|object| object["kind"] == "Service").unwrap();
+    let mut other: Value = server(", generation: 4", "")
+        .plan
+        .unwrap()
+        .objects
+        .into_iter()
+        .find(|object| object["kind"] == "Service")
+        .unwrap();
     let before = other.clone();
     settle_generation(&mut other, &live);
     assert_eq!(other, before, "only a Deployment has one");

@@ -25,7 +25,10 @@ fn condition(others: &str, kind: Kind, spec: &str, name: &str) -> Option<(Condit
     Some((found.status, found.reason))
 }
 
-fn table(rows: &[(&str, &str, &str, &str, Option<(ConditionStatus, &str)>)], kinds: &[Kind]) {
+/// What it is, other objects, the workload's spec, the condition, and its status and reason.
+type Row<'a> = (&'a str, &'a str, &'a str, &'a str, Option<(ConditionStatus, &'a str)>);
+
+fn table(rows: &[Row<'_>], kinds: &[Kind]) {
     for kind in kinds {
         for (what, others, spec, name, expected) in rows {
             let found = condition(others, *kind, spec, name);
@@ -56,12 +59,16 @@ fn a_group_is_there_or_not_and_never_in_the_way() {
         &BOTH,
     );
     for others in ["", &ending, &broken] {
-        let text = format!("{others}apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: w}}\nspec: {{remoteUrl: 'https://m.example.com', {spec}}}\n");
+        let text = format!(
+            "{others}apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: w}}\nspec: {{remoteUrl: 'https://m.example.com', {spec}}}\n"
+        );
         let planned = plan(&text).pop().unwrap().1;
         assert!(planned.plan.is_some(), "{:?}", planned.problems);
         assert_eq!(planned.problems.len(), 1);
     }
-    let said = plan(&format!("{ending}apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {{name: w}}\nspec: {{image: a, {spec}}}\n"));
+    let said = plan(&format!(
+        "{ending}apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {{name: w}}\nspec: {{image: a, {spec}}}\n"
+    ));
     let group = said[1].1.conditions.iter().find(|condition| condition.kind == name).unwrap();
     assert!(group.message.contains("is being deleted"), "{}", group.message);
 }
@@ -69,19 +76,45 @@ fn a_group_is_there_or_not_and_never_in_the_way() {
 #[test]
 fn pod_templates_and_ca_bundles() {
     let issuer = |bundle: &str| {
-        format!("oidcConfig: {{type: inline, inline: {{issuer: 'https://i.example.com', audience: a, caBundleRef: {{configMapRef: {{name: ca{bundle}}}}}}}}}")
+        format!(
+            "oidcConfig: {{type: inline, inline: {{issuer: 'https://i.example.com', audience: a, caBundleRef: {{configMapRef: {{name: ca{bundle}}}}}}}}}"
+        )
     };
     let two = "oidcConfig: {type: inline, inline: {issuer: 'https://i.example.com', audience: a, caBundleRef: {configMapRef: {name: gone}}, additionalIssuers: [{subjectPrefix: 'a:', issuer: 'https://j.example.com', caBundleRef: {configMapRef: {name: ca}}}]}}";
     table(
         &[
             ("no template", "", ANON, "PodTemplateValid", None),
-            ("a template", "", "authMode: anonymous, podTemplateSpec: {spec: {nodeSelector: {a: b}}}", "PodTemplateValid", Some((True, "ValidPodTemplateSpec"))),
-            ("no pod's field", "", "authMode: anonymous, podTemplateSpec: {spec: {nodeSelektor: {}}}", "PodTemplateValid", Some((False, "InvalidPodTemplateSpec"))),
+            (
+                "a template",
+                "",
+                "authMode: anonymous, podTemplateSpec: {spec: {nodeSelector: {a: b}}}",
+                "PodTemplateValid",
+                Some((True, "ValidPodTemplateSpec")),
+            ),
+            (
+                "no pod's field",
+                "",
+                "authMode: anonymous, podTemplateSpec: {spec: {nodeSelektor: {}}}",
+                "PodTemplateValid",
+                Some((False, "InvalidPodTemplateSpec")),
+            ),
             ("no bundle", "", ANON, "CABundleRefValidated", None),
             ("a bundle", CA, &issuer(""), "CABundleRefValidated", Some((True, "CABundleRefValid"))),
             ("no such bundle", "", &issuer(""), "CABundleRefValidated", Some((False, "CABundleRefNotFound"))),
-            ("no such key", CA, &issuer(", key: gone"), "CABundleRefValidated", Some((False, "CABundleRefNotFound"))),
-            ("no certificate", CA, &issuer(", key: bad"), "CABundleRefValidated", Some((False, "CABundleRefInvalid"))),
+            (
+                "no such key",
+                CA,
+                &issuer(", key: gone"),
+                "CABundleRefValidated",
+                Some((False, "CABundleRefNotFound")),
+            ),
+            (
+                "no certificate",
+                CA,
+                &issuer(", key: bad"),
+                "CABundleRefValidated",
+                Some((False, "CABundleRefInvalid")),
+            ),
             ("one of two", CA, two, "CABundleRefValidated", Some((False, "CABundleRefNotFound"))),
         ],
         &BOTH,
@@ -94,10 +127,34 @@ fn sessions_of_several_pods() {
     table(
         &[
             ("one pod", "", ANON, name, Some((False, "SessionStorageWarningNotApplicable"))),
-            ("one pod by number", "", "authMode: anonymous, replicas: 1", name, Some((False, "SessionStorageWarningNotApplicable"))),
-            ("several", "", "authMode: anonymous, replicas: 2", name, Some((True, "SessionStorageMissingForReplicas"))),
-            ("several, in memory", "", "authMode: anonymous, replicas: 2, sessionStorage: {provider: memory}", name, Some((True, "SessionStorageMissingForReplicas"))),
-            ("several, in Redis", "", "authMode: anonymous, replicas: 2, sessionStorage: {provider: redis, address: 'r:6379'}", name, Some((False, "SessionStorageConfigured"))),
+            (
+                "one pod by number",
+                "",
+                "authMode: anonymous, replicas: 1",
+                name,
+                Some((False, "SessionStorageWarningNotApplicable")),
+            ),
+            (
+                "several",
+                "",
+                "authMode: anonymous, replicas: 2",
+                name,
+                Some((True, "SessionStorageMissingForReplicas")),
+            ),
+            (
+                "several, in memory",
+                "",
+                "authMode: anonymous, replicas: 2, sessionStorage: {provider: memory}",
+                name,
+                Some((True, "SessionStorageMissingForReplicas")),
+            ),
+            (
+                "several, in Redis",
+                "",
+                "authMode: anonymous, replicas: 2, sessionStorage: {provider: redis, address: 'r:6379'}",
+                name,
+                Some((False, "SessionStorageConfigured")),
+            ),
         ],
         &BOTH,
     );
@@ -116,17 +173,47 @@ fn what_only_a_server_has() {
     table(
         &[
             ("stdio, one", "", ANON, capped, Some((False, "StdioReplicaCapNotActive"))),
-            ("stdio, several", "", "authMode: anonymous, replicas: 3", capped, Some((True, "StdioTransportCapAt1"))),
-            ("http, several", "", "authMode: anonymous, replicas: 3, transport: streamable-http", capped, Some((False, "StdioReplicaCapNotActive"))),
+            (
+                "stdio, several",
+                "",
+                "authMode: anonymous, replicas: 3",
+                capped,
+                Some((True, "StdioTransportCapAt1")),
+            ),
+            (
+                "http, several",
+                "",
+                "authMode: anonymous, replicas: 3, transport: streamable-http",
+                capped,
+                Some((False, "StdioReplicaCapNotActive")),
+            ),
             ("no limits", "", ANON, limits, Some((True, "RateLimitNotApplicable"))),
-            ("limits for all", "", "authMode: anonymous, rateLimiting: {shared: {maxTokens: 1, refillPeriod: 1s}}", limits, Some((True, "RateLimitConfigValid"))),
+            (
+                "limits for all",
+                "",
+                "authMode: anonymous, rateLimiting: {shared: {maxTokens: 1, refillPeriod: 1s}}",
+                limits,
+                Some((True, "RateLimitConfigValid")),
+            ),
             ("limits for nobody", "", &with(ANON, user), limits, Some((False, "PerUserRequiresAuth"))),
-            ("limits of a tool for nobody", "", &with(ANON, tool), limits, Some((False, "PerUserRequiresAuth"))),
+            (
+                "limits of a tool for nobody",
+                "",
+                &with(ANON, tool),
+                limits,
+                Some((False, "PerUserRequiresAuth")),
+            ),
             ("limits for users", "", &with(issuer, user), limits, Some((True, "RateLimitConfigValid"))),
             ("no webhooks", "", ANON, "WebhookConfigValidated", None),
             ("webhooks", hooks, hooked, "WebhookConfigValidated", None),
             ("no such webhooks", "", hooked, "WebhookConfigValidated", Some((False, "WebhookConfigInvalid"))),
-            ("bad webhooks", &bad_hooks, hooked, "WebhookConfigValidated", Some((False, "WebhookConfigInvalid"))),
+            (
+                "bad webhooks",
+                &bad_hooks,
+                hooked,
+                "WebhookConfigValidated",
+                Some((False, "WebhookConfigInvalid")),
+            ),
         ],
         &[Kind::MCPServer],
     );
@@ -147,18 +234,40 @@ fn what_only_a_remote_proxy_says() {
 #[test]
 fn an_authorization_server_is_judged_before_it_is_refused() {
     let config = |spec: &str| {
-        format!("apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPExternalAuthConfig\nmetadata: {{name: e}}\nspec: {{{spec}}}\n---\n")
+        format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPExternalAuthConfig\nmetadata: {{name: e}}\nspec: {{{spec}}}\n---\n"
+        )
     };
-    let embedded = config("type: embeddedAuthServer, embeddedAuthServer: {issuer: 'https://as.example.com', upstreamProviders: [{name: a, type: oidc, oidcConfig: {issuerUrl: 'https://i.example.com', clientId: c}}]}");
+    let embedded = config(
+        "type: embeddedAuthServer, embeddedAuthServer: {issuer: 'https://as.example.com', upstreamProviders: [{name: a, type: oidc, oidcConfig: {issuerUrl: 'https://i.example.com', clientId: c}}]}",
+    );
     let other = config("type: unauthenticated");
     let name = "AuthServerRefValidated";
     table(
         &[
             ("none", "", ANON, name, None),
             ("not there", "", "authServerRef: {name: e}", name, Some((False, "AuthServerRefNotFound"))),
-            ("of another type", &other, "authServerRef: {name: e}", name, Some((False, "AuthServerRefInvalidType"))),
-            ("of no kind", &other, "authServerRef: {kind: Pod, name: e}", name, Some((False, "AuthServerRefInvalidKind"))),
-            ("one", &embedded, "authServerRef: {kind: MCPExternalAuthConfig, name: e}", name, Some((False, "AuthServerRefInvalidConfig"))),
+            (
+                "of another type",
+                &other,
+                "authServerRef: {name: e}",
+                name,
+                Some((False, "AuthServerRefInvalidType")),
+            ),
+            (
+                "of no kind",
+                &other,
+                "authServerRef: {kind: Pod, name: e}",
+                name,
+                Some((False, "AuthServerRefInvalidKind")),
+            ),
+            (
+                "one",
+                &embedded,
+                "authServerRef: {kind: MCPExternalAuthConfig, name: e}",
+                name,
+                Some((False, "AuthServerRefInvalidConfig")),
+            ),
         ],
         &BOTH,
     );
@@ -167,15 +276,29 @@ fn an_authorization_server_is_judged_before_it_is_refused() {
 #[test]
 fn an_upstream_provider_is_ignored_wherever_it_is_said() {
     let document = r#"{"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(principal, action, resource);"], "primary_upstream_provider": "x"}}"#;
-    let map = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata: {{authz.json: '{document}'}}\n---\n");
+    let map = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata: {{authz.json: '{document}'}}\n---\n"
+    );
     let shared = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPAuthzConfig\nmetadata: {name: r}\nspec: {type: cedarv1, config: {policies: ['permit(principal, action, resource);'], primary_upstream_provider: x}}\n---\n";
     let name = "AuthzPrimaryUpstreamProviderIgnored";
     let ignored = Some((True, "PrimaryUpstreamProviderIgnored"));
     table(
         &[
             ("none", "", ANON, name, None),
-            ("here", "", "authMode: anonymous, authzConfig: {type: inline, inline: {policies: ['permit(principal, action, resource);'], primaryUpstreamProvider: x}}", name, ignored),
-            ("in a ConfigMap", &map, "authMode: anonymous, authzConfig: {type: configMap, configMap: {name: m}}", name, ignored),
+            (
+                "here",
+                "",
+                "authMode: anonymous, authzConfig: {type: inline, inline: {policies: ['permit(principal, action, resource);'], primaryUpstreamProvider: x}}",
+                name,
+                ignored,
+            ),
+            (
+                "in a ConfigMap",
+                &map,
+                "authMode: anonymous, authzConfig: {type: configMap, configMap: {name: m}}",
+                name,
+                ignored,
+            ),
             ("shared", shared, "authMode: anonymous, authzConfigRef: {name: r}", name, ignored),
         ],
         &BOTH,
@@ -189,14 +312,19 @@ fn no_kind_has_a_condition_that_it_has_not_in_its_documentation() {
         let (objects, world) = world(&to_yaml_documents(&case.objects), Missing::Refuse);
         for object in objects {
             let planned = skep_operator::plan::plan_object(&object, &world);
-            let mut kinds: Vec<&str> = planned.conditions.iter().map(|condition| condition.kind.as_str()).collect();
+            let mut kinds: Vec<&str> =
+                planned.conditions.iter().map(|condition| condition.kind.as_str()).collect();
             let all = kinds.len();
             kinds.sort_unstable();
             kinds.dedup();
             assert_eq!(kinds.len(), all, "{}: one is there twice", case.name);
             match object.kind {
-                Kind::MCPServer => assert!(!kinds.contains(&"ToolConfigValidated") && !kinds.contains(&"ConfigurationValid")),
-                Kind::MCPRemoteProxy => assert!(!kinds.contains(&"StdioReplicaCapped") && !kinds.contains(&"Valid")),
+                Kind::MCPServer => {
+                    assert!(!kinds.contains(&"ToolConfigValidated") && !kinds.contains(&"ConfigurationValid"))
+                }
+                Kind::MCPRemoteProxy => {
+                    assert!(!kinds.contains(&"StdioReplicaCapped") && !kinds.contains(&"Valid"))
+                }
                 Kind::MCPServerEntry => {}
                 kind => assert_eq!(kinds, ["Valid"], "{}: {kind}", case.name),
             }

@@ -45,7 +45,8 @@ fn rows() -> Vec<(Kind, Value, &'static str)> {
         "enabled": true, "insecure": false, "endpoint": "otel:4318", "metrics": {"enabled": true},
         "tracing": {"enabled": false, "samplingRate": "0.05"}, "useLegacyAttributes": true,
     }});
-    let webhook = json!({"validating": [{"name": "w", "url": "https://a.example.com", "failurePolicy": "fail"}]});
+    let webhook =
+        json!({"validating": [{"name": "w", "url": "https://a.example.com", "failurePolicy": "fail"}]});
     let entry = json!({
         "remoteUrl": "https://a.example.com", "transport": "sse", "groupRef": {"name": "g"},
         "allowPrivateEndpoint": false,
@@ -92,7 +93,11 @@ fn rows() -> Vec<(Kind, Value, &'static str)> {
     add(
         Kind::MCPOIDCConfig,
         &oidc,
-        &["/inline/jwksAllowPrivateIP", "/inline/protectedResourceAllowPrivateIP", "/inline/insecureAllowHTTP"],
+        &[
+            "/inline/jwksAllowPrivateIP",
+            "/inline/protectedResourceAllowPrivateIP",
+            "/inline/insecureAllowHTTP",
+        ],
     );
     add(Kind::MCPOIDCConfig, &accounts, &["/kubernetesServiceAccount/issuer"]);
     let otel = [
@@ -122,7 +127,8 @@ fn without(spec: &Value, place: &str) -> Value {
 
 fn object(kind: Kind, name: &str, spec: Value) -> Object {
     let version = kind.stored().api_version();
-    let value = json!({"apiVersion": version, "kind": kind.as_str(), "metadata": {"name": name}, "spec": spec});
+    let value =
+        json!({"apiVersion": version, "kind": kind.as_str(), "metadata": {"name": name}, "spec": spec});
     Object::parse(&value).unwrap()
 }
 
@@ -139,7 +145,9 @@ fn outcome(kind: Kind, spec: &Value) -> String {
     let mut planned = plan_object(&config, &world);
     planned.config_hash = None;
     let user = match kind {
-        Kind::MCPExternalAuthConfig => json!({"externalAuthConfigRef": {"name": "x"}, "authMode": "anonymous"}),
+        Kind::MCPExternalAuthConfig => {
+            json!({"externalAuthConfigRef": {"name": "x"}, "authMode": "anonymous"})
+        }
         Kind::MCPOIDCConfig => json!({"oidcConfigRef": {"name": "x", "audience": "a"}}),
         Kind::MCPTelemetryConfig => json!({"telemetryConfigRef": {"name": "x"}, "authMode": "anonymous"}),
         _ => return format!("{planned:#?}"),

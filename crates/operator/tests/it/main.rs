@@ -1,8 +1,6 @@
 //! The planner over whole manifests.
 
 #[cfg(test)]
-mod admission;
-#[cfg(test)]
 mod api_server;
 #[cfg(test)]
 mod authentication;

@@ -20,7 +20,11 @@ fn errors(planned: &Planned) -> Vec<(&str, &str)> {
 
 fn conditions(planned: &Planned) -> Vec<(&str, bool, &str)> {
     let condition = |found: &skep_api::condition::Condition| found.status == ConditionStatus::True;
-    planned.conditions.iter().map(|found| (found.kind.as_str(), condition(found), found.reason.as_str())).collect()
+    planned
+        .conditions
+        .iter()
+        .map(|found| (found.kind.as_str(), condition(found), found.reason.as_str()))
+        .collect()
 }
 
 fn container(plan: &Plan) -> Value {
@@ -63,7 +67,10 @@ fn a_shared_telemetry_config_reaches_the_run_config_and_the_pod() {
         json!({"secretKeyRef": {"name": "otel", "key": "token"}})
     );
     let volumes = pod["volumes"].as_array().unwrap();
-    assert!(volumes.contains(&json!({"name": "otel-ca-bundle-collector-ca", "configMap": {"name": "collector-ca"}})));
+    assert!(
+        volumes
+            .contains(&json!({"name": "otel-ca-bundle-collector-ca", "configMap": {"name": "collector-ca"}}))
+    );
     let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
     assert!(mounts.contains(
         &json!({"name": "otel-ca-bundle-collector-ca", "mountPath": "/config/certs/otel/collector-ca", "readOnly": true})
@@ -231,10 +238,11 @@ fn an_entry_says_what_of_it_is_sound() {
             ("Valid", false, "ConfigInvalid"),
         ]
     );
-    assert!(
-        conditions(&planned("bad", "entries", "private"))
-            .contains(&("RemoteURLValidated", false, "RemoteURLInvalid"))
-    );
+    assert!(conditions(&planned("bad", "entries", "private")).contains(&(
+        "RemoteURLValidated",
+        false,
+        "RemoteURLInvalid"
+    )));
 }
 
 #[test]
@@ -278,5 +286,8 @@ fn a_server_that_names_webhooks_is_refused_and_still_shows_their_hash() {
 fn what_the_bounds_refuse_is_said_once() {
     let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {name: p}\nspec: {remoteUrl: 'ftp://a.example', proxyPort: 70000, authMode: anonymous}\n";
     let planned = plan(text).pop().unwrap().1;
-    assert_eq!(errors(&planned), [("spec.proxyPort", "InvalidField"), ("spec.remoteUrl", "RemoteURLInvalid")]);
+    assert_eq!(
+        errors(&planned),
+        [("spec.proxyPort", "InvalidField"), ("spec.remoteUrl", "RemoteURLInvalid")]
+    );
 }

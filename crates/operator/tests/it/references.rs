@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use skep_api::crd::{Kind, Object};
 use skep_api::yaml::to_yaml_documents;
-use skep_operator::plan::{
-    Missing, Reference, Target, World, plan_object, references, references_in,
-};
+use skep_operator::plan::{Missing, Reference, Target, World, plan_object, references, references_in};
 
 use crate::cases::cases;
 use crate::manifests::{files, world};
@@ -35,9 +33,7 @@ fn closure(object: &Object, world: &World) -> BTreeSet<Reference> {
 
 /// The world with nothing in it but these.
 fn stripped(world: &World, kept: &BTreeSet<Reference>) -> World {
-    let keeps = |target: Target, name: &String| {
-        kept.contains(&Reference { target, name: name.clone() })
-    };
+    let keeps = |target: Target, name: &String| kept.contains(&Reference { target, name: name.clone() });
     let mut world = world.clone();
     world.configs.retain(|(kind, name), _| keeps(Target::Object(*kind), name));
     world.config_maps.retain(|name, _| keeps(Target::ConfigMap, name));
@@ -105,7 +101,12 @@ fn every_reference_decides_something() {
                 let mut without = kept.clone();
                 without.remove(reference);
                 let name = &object.metadata.name;
-                assert_ne!(shown(object, &stripped(&world, &without)), whole, "{}: {name}: {reference:?}", case.name);
+                assert_ne!(
+                    shown(object, &stripped(&world, &without)),
+                    whole,
+                    "{}: {name}: {reference:?}",
+                    case.name
+                );
                 tried += 1;
             }
         }

@@ -104,7 +104,8 @@ fn elsewhere_pods_run_as_a_user_without_rights() {
 #[test]
 fn a_service_monitor_is_made_where_the_cluster_knows_them_and_the_manifest_asks() {
     let known = Settings { service_monitors: true, ..Settings::default() };
-    for (kind, base) in [("MCPServer", "image: a"), ("MCPRemoteProxy", "remoteUrl: 'https://a.example.com'")] {
+    for (kind, base) in [("MCPServer", "image: a"), ("MCPRemoteProxy", "remoteUrl: 'https://a.example.com'")]
+    {
         let text = |telemetry: &str| {
             format!(
                 "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPTelemetryConfig\nmetadata: {{name: t}}\nspec: {{prometheus: {{enabled: true}}}}\n---\napiVersion: toolhive.stacklok.dev/v1beta1\nkind: {kind}\nmetadata: {{name: w}}\nspec: {{{base}, authMode: anonymous{telemetry}}}\n"
@@ -124,14 +125,16 @@ fn a_service_monitor_is_made_where_the_cluster_knows_them_and_the_manifest_asks(
             let service = objects
                 .iter()
                 .find(|object| {
-                    object["kind"] == "Service" && object["metadata"]["name"].as_str().unwrap().ends_with("proxy")
+                    object["kind"] == "Service"
+                        && object["metadata"]["name"].as_str().unwrap().ends_with("proxy")
                 })
                 .unwrap();
             for (key, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
                 assert_eq!(service["metadata"]["labels"][key], *value, "{kind}: it finds the Service");
             }
             let endpoint = &monitor["spec"]["endpoints"][0];
-            let container = &of_kind(&objects, "Deployment").unwrap()["spec"]["template"]["spec"]["containers"][0];
+            let container =
+                &of_kind(&objects, "Deployment").unwrap()["spec"]["template"]["spec"]["containers"][0];
             let port = container["ports"]
                 .as_array()
                 .unwrap()
@@ -171,14 +174,18 @@ fn pull_secrets_of_the_operator_join_those_of_the_manifest_in_every_pod() {
     let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {name: s}\nspec: {image: a, authMode: anonymous, resourceOverrides: {proxyDeployment: {imagePullSecrets: [{name: theirs}, {name: both}]}}}\n";
     let expected = json!([{"name": "theirs"}, {"name": "both"}, {"name": "ours"}]);
     let objects = made(text, &settings);
-    assert_eq!(of_kind(&objects, "Deployment").unwrap()["spec"]["template"]["spec"]["imagePullSecrets"], expected);
+    assert_eq!(
+        of_kind(&objects, "Deployment").unwrap()["spec"]["template"]["spec"]["imagePullSecrets"],
+        expected
+    );
     let accounts: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "ServiceAccount").collect();
     assert_eq!(accounts.len(), 2, "the proxy's and the backend's");
     for account in accounts {
         assert_eq!(account["imagePullSecrets"], expected, "{account}");
     }
     let none = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {name: s}\nspec: {image: a, authMode: anonymous}\n";
-    for account in made(none, &Settings::default()).iter().filter(|object| object["kind"] == "ServiceAccount") {
+    for account in made(none, &Settings::default()).iter().filter(|object| object["kind"] == "ServiceAccount")
+    {
         assert!(account.get("imagePullSecrets").is_none(), "what a platform adds stays: {account}");
     }
 }
@@ -194,7 +201,9 @@ fn a_default_redis_changes_nothing_that_runs() {
     };
     let with = Settings { default_redis: Some(redis), ..Settings::default() };
     for text in good() {
-        for ((_, without), (object, planned)) in plan(&text, &Settings::default()).into_iter().zip(plan(&text, &with)) {
+        for ((_, without), (object, planned)) in
+            plan(&text, &Settings::default()).into_iter().zip(plan(&text, &with))
+        {
             let objects = |planned: &Planned| planned.plan.as_ref().map(|plan| plan.objects.clone());
             assert_eq!(objects(&planned), objects(&without), "{}", object.metadata.name);
         }
@@ -209,7 +218,8 @@ fn a_backend_admits_its_own_proxy_and_nobody_else() {
     let matches = |selector: &Value, labels: &Value| {
         selector["matchLabels"].as_object().unwrap().iter().all(|(key, value)| labels[key] == *value)
     };
-    let labels = |kind: &str| of_kind(&objects, kind).unwrap()["spec"]["template"]["metadata"]["labels"].clone();
+    let labels =
+        |kind: &str| of_kind(&objects, kind).unwrap()["spec"]["template"]["metadata"]["labels"].clone();
     assert!(matches(&policy["spec"]["podSelector"], &labels("StatefulSet")));
     assert!(!matches(&policy["spec"]["podSelector"], &labels("Deployment")));
     let ingress = policy["spec"]["ingress"].as_array().unwrap();
@@ -225,9 +235,27 @@ fn a_backend_admits_its_own_proxy_and_nobody_else() {
 }
 
 #[test]
+fn a_network_policy_lets_a_proxy_out_to_everything_that_it_calls() {
+    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {name: p}\nspec: {remoteUrl: 'https://192.0.2.1', networkPolicy: {enabled: true}, oidcConfig: {type: inline, inline: {issuer: 'https://192.0.2.2:1002', jwksUrl: 'https://192.0.2.3:1003', introspectionUrl: 'https://192.0.2.4:1004', audience: a}}, clientToken: strip, telemetry: {openTelemetry: {enabled: true, endpoint: '192.0.2.5:4317', tracing: {enabled: true}}}, sessionStorage: {provider: redis, address: '192.0.2.6:6379'}}\n";
+    let objects = made(text, &Settings::default());
+    let egress = of_kind(&objects, "NetworkPolicy").unwrap()["spec"]["egress"].clone();
+    for (address, port) in [("1", 443), ("2", 1002), ("3", 1003), ("4", 1004), ("5", 4317), ("6", 6379)] {
+        let rule = json!({
+            "to": [{"ipBlock": {"cidr": format!("192.0.2.{address}/32")}}],
+            "ports": [{"protocol": "TCP", "port": port}],
+        });
+        assert!(egress.as_array().unwrap().contains(&rule), "{address}: {egress:#}");
+    }
+}
+
+#[test]
 fn pods_are_kept_from_being_drained_all_at_once_when_there_are_several() {
-    for (replicas, expected) in [("", false), (", replicas: 0", false), (", replicas: 1", false), (", replicas: 2", true)] {
-        let text = format!("apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p}}\nspec: {{remoteUrl: 'https://a.example.com', authMode: anonymous{replicas}}}\n");
+    for (replicas, expected) in
+        [("", false), (", replicas: 0", false), (", replicas: 1", false), (", replicas: 2", true)]
+    {
+        let text = format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p}}\nspec: {{remoteUrl: 'https://a.example.com', authMode: anonymous{replicas}}}\n"
+        );
         let objects = made(&text, &Settings::default());
         assert_eq!(of_kind(&objects, "PodDisruptionBudget").is_some(), expected, "{replicas}");
         let said = of_kind(&objects, "Deployment").unwrap()["spec"].get("replicas").is_some();

@@ -37,7 +37,8 @@ fn every_object_of_the_table_has_the_problems_that_it_says() {
         let planned = planned(case);
         let dropped = case.problems.values().flatten().any(|(_, _, reason)| reason == UNKNOWN_FIELD);
         assert_eq!(case.offline, dropped, "{}: a server drops unknown fields, and no others", case.name);
-        let known: BTreeSet<String> = planned.iter().map(|(kind, name, _)| format!("{kind}/{name}")).collect();
+        let known: BTreeSet<String> =
+            planned.iter().map(|(kind, name, _)| format!("{kind}/{name}")).collect();
         let unknown: Vec<&String> = case.problems.keys().filter(|key| !known.contains(*key)).collect();
         assert!(unknown.is_empty(), "{}: no such object: {unknown:?}", case.name);
         for (kind, name, found) in planned {
@@ -55,7 +56,11 @@ fn every_kind_is_in_the_table_as_it_should_be_and_as_it_should_not() {
     let mut good = BTreeSet::new();
     let mut bad = BTreeSet::new();
     for (kind, _, found) in cases().iter().flat_map(planned) {
-        if found.is_empty() { good.insert(kind) } else { bad.insert(kind) };
+        if found.is_empty() {
+            good.insert(kind)
+        } else {
+            bad.insert(kind)
+        };
     }
     assert_eq!(good, BTreeSet::from(Kind::ALL));
     assert_eq!(bad, BTreeSet::from(Kind::ALL));

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use serde_json::{Value, json};
-use skep_api::crd::definition::schema;
 use skep_api::crd::Kind;
+use skep_api::crd::definition::schema;
 use skep_api::runconfig::RunConfig;
 
 use crate::cmd::report::print;

@@ -113,6 +113,7 @@ async fn an_inline_oidc_config_still_keeps_strangers_out() {
 #[tokio::test]
 async fn it_does_so_too_with_the_arguments_of_toolhives_operators() {
     calls(Some(&["run", "--foreground=true", "example/tickets:1"])).await;
-    let patch = r#"--k8s-pod-patch={"spec":{"serviceAccountName":"tickets-sa","containers":[{"name":"mcp"}]}}"#;
+    let patch =
+        r#"--k8s-pod-patch={"spec":{"serviceAccountName":"tickets-sa","containers":[{"name":"mcp"}]}}"#;
     calls(Some(&["run", patch, "example/tickets:1"])).await;
 }

@@ -8,8 +8,8 @@ use skep_api::crd::pod::{ResourceList, ResourceOverrides, Resources};
 use skep_api::crd::server::Volume;
 use skep_api::names;
 
-use super::super::backing::{RESOURCE_ATTRIBUTES, resource_attributes};
 use super::super::authz::{Authorization, FILE_NAME as AUTHZ_FILE};
+use super::super::backing::{RESOURCE_ATTRIBUTES, resource_attributes};
 use super::super::findings::Findings;
 use super::super::restart::{Restart, RestartStrategy};
 use super::super::template::{strategic_merge, survives};
