@@ -184,6 +184,15 @@ impl GuardedClient {
         Ok(reply.body)
     }
 
+    /// Gets a document with its headers, whatever its status.
+    ///
+    /// # Errors
+    /// When the URL is refused, nothing answers, or the answer is too large.
+    pub async fn get(&self, url: &Url) -> Result<Reply, FetchError> {
+        self.permits(url)?;
+        self.exchange(url, self.client.get(url.clone()).header(ACCEPT, "application/json")).await
+    }
+
     /// Sends `body` and reads the answer, whatever its status: a token endpoint's refusal says why in its
     /// body. `headers` has the media type and may have credentials.
     ///

@@ -16,9 +16,10 @@ use crate::apply::Applier;
 use crate::cluster::feed::{Feeds, Sink, chain};
 use crate::cluster::{Capabilities, Cluster, Resource};
 use crate::controllers::reports::{Asking, Reports};
-use crate::controllers::{Anonymous, Context, ErrorKind, Next, reconcile};
+use crate::controllers::{Anonymous, Context, Dropped, ErrorKind, Next, reconcile};
 use crate::events::Events;
 use crate::metrics::OperatorMetrics;
+use crate::migrator;
 use crate::observe::{Reporter, ReporterSettings};
 use crate::queue::{Key, Queue};
 use crate::settings::OperatorSettings;
@@ -170,6 +171,7 @@ async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, st
         clock: Arc::clone(&parts.clock),
         reports: Arc::clone(&reports),
         anonymous: Anonymous::default(),
+        dropped: Dropped::default(),
     });
     let mut leading = parts.leading.clone();
     let mut tasks = JoinSet::new();
@@ -190,6 +192,10 @@ async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, st
             rng: Arc::clone(&parts.rng),
         };
         tasks.spawn(asking.run(stop.clone()));
+    }
+    // Rights on namespaces alone don't reach CRDs.
+    if settings.migrate && settings.namespaces.is_empty() {
+        tasks.spawn(migrator::run(parts.client.clone(), parts.events.clone(), stop.clone()));
     }
     stop.cancelled().await;
     let ended = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
@@ -214,7 +220,7 @@ async fn work(context: Arc<Context>, queue: Arc<Queue>, observer: Option<Observe
         match result {
             Ok(Ok(next)) => {
                 queue.succeeded(&key);
-                context.metrics.reconciled(key.kind, took, "ok");
+                context.metrics.reconciled(key.kind, took, "success");
                 if let Next::After(wait) = next {
                     queue.add_after(key.clone(), wait);
                 }

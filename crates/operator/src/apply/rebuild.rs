@@ -10,17 +10,18 @@ use serde_json::{Map, Value, json};
 use super::differs::is_meant;
 use super::managed_fields::{FieldTree, Step, canonical, entries};
 
-/// Empty objects that the server fills in, so that they are no leftovers.
-const ALWAYS_THERE: [&str; 2] = ["resources", "securityContext"];
+/// An object that means something though it is empty, and that nobody is on record for when it is.
+const EMPTY_CHOICE: &str = "emptyDir";
 
 /// The JSON patch that makes of an object's `spec` what an apply of `desired` should: without whole objects that
 /// `manager` set, that are no longer desired, and that hold nothing of others. None when there are no such
 /// objects.
 ///
-/// It takes the place of an apply on servers that [leave objects behind](leaves_objects_behind); on others an
-/// apply does the same. What the patch changes is then known as an update by `manager`, so a takeover and an apply
-/// have to follow: the next verdict says so. Like a takeover it is answered with a conflict when the object has
-/// changed meanwhile.
+/// It comes before an apply on servers that [leave objects behind](leaves_objects_behind); on others an apply does
+/// the same. What the patch changes is then known as an update by `manager`, so a
+/// [`take_over`](super::takeover::take_over) of what the patch made has to follow, and then the apply, which finds
+/// nothing to do but to say whose the fields are. Like a takeover it is answered with a conflict when the object
+/// has changed meanwhile.
 pub fn rebuild(desired: &Value, live: &Value, manager: &str) -> Option<Value> {
     let mut own = FieldTree::default();
     let mut foreign = FieldTree::default();

@@ -3,6 +3,7 @@
 mod anonymous;
 mod config;
 mod deletion;
+mod dropped;
 mod entry;
 mod group;
 pub mod reports;
@@ -18,6 +19,7 @@ use skep_api::crd::Kind;
 use skep_runtime::clock::SharedClock;
 
 pub use self::anonymous::Anonymous;
+pub use self::dropped::Dropped;
 use self::reports::Reports;
 use crate::apply::{Applier, ApplyError};
 use crate::client::refused_by_gate;
@@ -38,6 +40,7 @@ pub struct Context {
     pub clock: SharedClock,
     pub reports: Arc<Reports>,
     pub anonymous: Anonymous,
+    pub dropped: Dropped,
 }
 
 /// When an object is looked at again although nothing has changed.
@@ -136,6 +139,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Next, ReconcileEr
     // What is gone has left nothing behind: owner references and finalizers saw to it.
     let Some(value) = context.cluster.object(key) else {
         context.anonymous.forget(key, &context.metrics);
+        context.dropped.forget(key);
         return Ok(Next::Change);
     };
     match key.kind {

@@ -27,6 +27,9 @@ pub(super) async fn write(
     if let Some(body) = body.as_object_mut() {
         body.insert("metadata".to_owned(), json!({"resourceVersion": version}));
     }
+    if context.dropped.is_known(key, &present, status) {
+        return Ok(false);
+    }
     let Some(objects) = objects(context, key) else { return Ok(false) };
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let found = objects
@@ -37,6 +40,7 @@ pub(super) async fn write(
     if let Some(metadata) = found.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.shift_remove("managedFields");
     }
+    context.dropped.note(key, found.get("status").unwrap_or(&Value::Null), status);
     context.cluster.store(Resource::Ours(key.kind)).written(found);
     tell(context, key, object, &present, status).await;
     Ok(true)

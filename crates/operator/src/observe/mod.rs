@@ -7,8 +7,8 @@ mod reports;
 
 pub use self::pods::{PodAddress, Pods};
 pub use self::replicas::{Deployment, ReplicaCondition, StatefulSet};
-pub use self::report::BadReport;
 pub(crate) use self::report::shown;
+pub use self::report::{BadReport, read as read_report};
 pub use self::reports::{PodReport, ReportError, ReportErrorKind, Reporter, ReporterSettings, STATUS_PORT};
 
 /// Everything that was observed about one workload at one moment.

@@ -26,7 +26,7 @@ pub enum BadReport {
 ///
 /// # Errors
 /// When it is no report.
-pub(super) fn read(body: &[u8]) -> Result<ProxyReport, BadReport> {
+pub fn read(body: &[u8]) -> Result<ProxyReport, BadReport> {
     let mut report: ProxyReport = serde_json::from_slice(body).map_err(BadReport::Unreadable)?;
     // A pod has one proxy.
     report.proxies.truncate(1);

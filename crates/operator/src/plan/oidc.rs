@@ -128,12 +128,14 @@ fn from_reference(reference: &OidcConfigRef, findings: &mut Findings<'_>) -> Opt
 /// A CA bundle that is missing makes the shared config invalid, and is a condition of the workload besides.
 fn bundle_of(name: &str, findings: &mut Findings<'_>) {
     let world = findings.world;
-    let Some(Spec::OidcConfig(spec)) = world.config(Kind::MCPOIDCConfig, name).map(|config| &config.spec) else {
+    let Some(Spec::OidcConfig(spec)) = world.config(Kind::MCPOIDCConfig, name).map(|config| &config.spec)
+    else {
         return;
     };
     let mut aside = Findings::new(world);
     from_spec(spec, &mut aside, None);
-    let bundle = aside.planned(None).conditions.into_iter().find(|found| found.kind == "CABundleRefValidated");
+    let bundle =
+        aside.planned(None).conditions.into_iter().find(|found| found.kind == "CABundleRefValidated");
     if let Some(bundle) = bundle.filter(|bundle| bundle.status == ConditionStatus::False) {
         findings.fails("CABundleRefValidated", &bundle.reason, bundle.message);
     }

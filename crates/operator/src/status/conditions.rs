@@ -35,7 +35,7 @@ const MAX_REASON: usize = 128;
 /// conditions say what comes of it.
 pub const PROBLEMS: &str = "Problems";
 
-/// Bytes of all lines of [`PROBLEMS`]; the API takes twice as many.
+/// Bytes of all lines of [`PROBLEMS`]; the API takes twice as many characters.
 const MAX_PROBLEMS: usize = 16 * 1024;
 
 /// Every type that this operator, ToolHive's or the planner writes. One of these that is no longer found is
@@ -106,7 +106,8 @@ pub(super) fn problems(found: &[Problem]) -> Option<Condition> {
     let mut message = String::new();
     for (index, problem) in sorted.iter().enumerate() {
         let line = shown(&problem.to_string(), MAX_MESSAGE);
-        if message.len() + line.len() > MAX_PROBLEMS {
+        // Room is kept for the last line.
+        if message.len() + line.len() + 32 > MAX_PROBLEMS {
             message.push_str(&format!("\nand {} more", sorted.len() - index));
             break;
         }
@@ -185,9 +186,12 @@ fn written(condition: &Condition, before: Option<&Value>, generation: Option<i64
     written.insert("type".to_owned(), condition.kind.clone().into());
     written.insert("status".to_owned(), status.into());
     written.insert("reason".to_owned(), reason(&condition.reason).into());
-    // The list of problems is made of lines that are fit to be shown already.
+    // The list of problems is the one message of several lines.
     let message = match condition.kind.as_str() {
-        PROBLEMS => condition.message.clone(),
+        PROBLEMS => {
+            let lines: Vec<String> = condition.message.lines().map(|line| shown(line, MAX_MESSAGE)).collect();
+            lines.join("\n").chars().take(MAX_PROBLEMS).collect()
+        }
         _ => shown(&condition.message, MAX_MESSAGE),
     };
     written.insert("message".to_owned(), message.into());

@@ -44,6 +44,16 @@ async fn a_thousand_proxies_cost_their_objects_and_one_status_each_and_an_idle_m
         .collect();
     assert_eq!(counts, expected);
 
+    // The metrics tell the same.
+    let metrics = operator.registry.encode();
+    for expected in [
+        format!("skep_operator_objects_total{{kind=\"Deployment\",action=\"created\"}} {PROXIES}"),
+        format!("skep_operator_custom_resources{{kind=\"MCPRemoteProxy\"}} {PROXIES}"),
+        format!("skep_anonymous_workloads{{kind=\"MCPRemoteProxy\"}} {PROXIES}"),
+    ] {
+        assert!(metrics.contains(&expected), "{expected} is not in\n{metrics}");
+    }
+
     // Nothing is written while nothing happens, and nothing when all of it is looked at again.
     operator.recorder.clear();
     operator.reconciles();

@@ -158,7 +158,7 @@ struct Conflicts {
 
 impl Hook for Conflicts {
     fn before(&self, call: &Call) -> Verdict {
-        let turn = call.is_write() && self.seen.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+        let turn = call.is_write() && self.seen.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
         if turn && self.left.fetch_sub(1, Ordering::SeqCst) > 0 {
             return Verdict::Answer { code: 409, reason: "Conflict".to_owned() };
         }
@@ -173,7 +173,7 @@ impl Hook for Conflicts {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_conflicts_delays_and_breaks_nothing() {
     let Some(cluster) = Cluster::new().await else { return };
-    let hook = Arc::new(Conflicts { left: AtomicIsize::new(30), seen: AtomicUsize::new(0) });
+    let hook = Arc::new(Conflicts { left: AtomicIsize::new(12), seen: AtomicUsize::new(0) });
     let options = Options { hook: Some(Arc::clone(&hook) as _), ..Options::default() };
     let operator = Operator::with(&cluster, options).await;
     a_little_of_everything(&cluster).await;
@@ -197,8 +197,7 @@ async fn an_api_server_that_restarts_is_taken_up_again() {
         skep_testkit::control_plane::skip("no API server");
         return;
     };
-    let plane =
-        ControlPlane::start(&assets, PlaneOptions { controllers: vec![], ..PlaneOptions::default() }).await;
+    let plane = ControlPlane::start(&assets, PlaneOptions { controllers: vec![] }).await;
     let plane: &'static ControlPlane = Box::leak(Box::new(plane));
     install_into(plane).await;
     let cluster = Cluster { plane, namespace: plane.namespace().await };

@@ -15,6 +15,7 @@ mod harness;
 mod leader;
 #[cfg(test)]
 #[path = "../it/manifests.rs"]
+#[expect(dead_code, reason = "the other test binary uses more of it")]
 mod manifests;
 #[cfg(test)]
 mod migration;

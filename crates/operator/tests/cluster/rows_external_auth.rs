@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Operator, found};
-use crate::rows_objects::{
-    event, guarded, judged, login, ours, proxy, run_config, secret, server,
-};
+use crate::rows_objects::{event, guarded, judged, login, ours, proxy, run_config, secret, server};
 
 fn exchange(cluster: &Cluster, name: &str, audience: &str) -> Value {
     let spec = json!({"type": "tokenExchange", "tokenExchange": {

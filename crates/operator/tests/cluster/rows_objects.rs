@@ -101,6 +101,15 @@ pub(crate) fn mount<'a>(deployment: &'a Value, name: &str) -> Option<&'a Value> 
     container(deployment)["volumeMounts"].as_array()?.iter().find(|mount| mount["name"] == name)
 }
 
+/// Names of pull secrets, of a pod or an account; their order means nothing.
+pub(crate) fn pull_secrets(object: &Value) -> Vec<&str> {
+    let list = object["imagePullSecrets"].as_array();
+    let mut names: Vec<&str> =
+        list.into_iter().flatten().map(|secret| secret["name"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Events about an object, with this reason.
 pub(crate) async fn events(cluster: &Cluster, name: &str, reason: &str) -> Vec<Value> {
     let mut found = cluster.list("Event").await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Operator, found};
 use crate::rows_objects::{
-    container, event, events, guarded, judged, login, ours, proxy, run_config, secret, try_create, with,
+    container, event, events, guarded, judged, login, ours, proxy, pull_secrets, run_config, secret, try_create, with,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,23 +231,15 @@ async fn pull_secrets_of_a_remote_proxy_roll_its_pods() {
     let before = cluster.until("Deployment", "p", |_| true).await;
     assert!(before["spec"]["template"]["spec"]["imagePullSecrets"].is_null());
     let mut generation = before["metadata"]["generation"].as_i64().unwrap();
-    for names in
-        [json!([{"name": "one"}]), json!([{"name": "two"}, {"name": "one"}]), json!([{"name": "two"}])]
-    {
-        cluster
-            .merge(
-                "MCPRemoteProxy",
-                "p",
-                json!({"spec": {"resourceOverrides": {"proxyDeployment": {"imagePullSecrets": names}}}}),
-            )
-            .await;
+    for names in [&["one"][..], &["one", "two"], &["two"]] {
+        let said: Vec<Value> = names.iter().map(|name| json!({"name": name})).collect();
+        let overrides = json!({"proxyDeployment": {"imagePullSecrets": said}});
+        cluster.merge("MCPRemoteProxy", "p", json!({"spec": {"resourceOverrides": overrides}})).await;
         let after = cluster
-            .until("Deployment", "p", |deployment| {
-                deployment["spec"]["template"]["spec"]["imagePullSecrets"] == names
-            })
+            .until("Deployment", "p", |deployment| pull_secrets(&deployment["spec"]["template"]["spec"]) == names)
             .await;
         cluster
-            .until("ServiceAccount", "p-remote-proxy-runner", |account| account["imagePullSecrets"] == names)
+            .until("ServiceAccount", "p-remote-proxy-runner", |account| pull_secrets(account) == names)
             .await;
         assert!(after["metadata"]["generation"].as_i64().unwrap() > generation);
         generation = after["metadata"]["generation"].as_i64().unwrap();

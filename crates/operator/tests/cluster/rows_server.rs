@@ -201,10 +201,10 @@ async fn the_run_config_follows_the_spec_and_nothing_else() {
     cluster.apply(login(&cluster)).await;
     let fields = json!({"mcpPort": 3000, "args": ["--all"], "env": [{"name": "LEVEL", "value": "debug"}], "audit": {"enabled": true},
         "authzConfig": {"type": "inline", "inline": {"policies": ["permit(principal, action, resource);"]}}});
-    cluster.apply(guarded(server(&cluster, "s"), fields.clone())).await;
-    cluster.apply(guarded(server(&cluster, "t"), fields)).await;
-    let config = run_config(&cluster, "s", |_| true).await;
-    assert_eq!(config["name"], "s");
+    cluster.apply(guarded(server(&cluster, "steady"), fields.clone())).await;
+    cluster.apply(guarded(server(&cluster, "second"), fields)).await;
+    let config = run_config(&cluster, "steady", |_| true).await;
+    assert_eq!(config["name"], "steady");
     assert_eq!((&config["image"], &config["cmd_args"]), (&json!("example/server:1"), &json!(["--all"])));
     assert_eq!((&config["port"], &config["target_port"]), (&json!(8080), &json!(3000)));
     assert_eq!(
@@ -221,44 +221,39 @@ async fn the_run_config_follows_the_spec_and_nothing_else() {
             && config["authz_config"].is_object()
     );
     assert!(config["scaling_config"].is_null(), "nobody said anything about scaling");
-    let map = cluster.get("ConfigMap", "s-runconfig").await.unwrap();
+    let map = cluster.get("ConfigMap", "steady-runconfig").await.unwrap();
     assert_eq!(map["metadata"]["labels"]["toolhive.stacklok.io/component"], "run-config");
-    assert_eq!(map["metadata"]["labels"]["toolhive.stacklok.io/mcp-server"], "s");
+    assert_eq!(map["metadata"]["labels"]["toolhive.stacklok.io/mcp-server"], "steady");
     assert!(map["metadata"]["annotations"]["toolhive.stacklok.dev/content-checksum"].is_string());
     // The same spec makes the same text.
-    let other = cluster.until("ConfigMap", "t-runconfig", |_| true).await;
-    let text = |map: &Value| {
-        map["data"]["runconfig.json"]
-            .as_str()
-            .unwrap()
-            .replace(map["metadata"]["name"].as_str().unwrap().trim_end_matches("-runconfig"), "")
-    };
-    assert_eq!(text(&map).len(), text(&other).len());
+    let other = cluster.until("ConfigMap", "second-runconfig", |_| true).await;
+    let named = |map: &Value, name: &str| map["data"]["runconfig.json"].as_str().unwrap().replace(name, "NAME");
+    assert_eq!(named(&map, "steady"), named(&other, "second"));
 
     operator.settled().await;
-    cluster.merge("MCPServer", "s", json!({"metadata": {"labels": {"a": "b"}}})).await;
+    cluster.merge("MCPServer", "steady", json!({"metadata": {"labels": {"a": "b"}}})).await;
     operator.settled().await;
-    let now = cluster.get("ConfigMap", "s-runconfig").await.unwrap();
+    let now = cluster.get("ConfigMap", "steady-runconfig").await.unwrap();
     assert_eq!(now["metadata"]["resourceVersion"], map["metadata"]["resourceVersion"]);
-    let before = cluster.get("Deployment", "s").await.unwrap();
+    let before = cluster.get("Deployment", "steady").await.unwrap();
     cluster
         .merge(
             "MCPServer",
-            "s",
+            "steady",
             json!({"spec": {"env": [{"name": "LEVEL", "value": "info"}], "trustProxyHeaders": true}}),
         )
         .await;
-    let changed = run_config(&cluster, "s", |config| config["env_vars"]["LEVEL"] == "info").await;
+    let changed = run_config(&cluster, "steady", |config| config["env_vars"]["LEVEL"] == "info").await;
     assert_eq!(changed["trust_proxy_headers"], true);
-    let now = cluster.get("ConfigMap", "s-runconfig").await.unwrap();
+    let now = cluster.get("ConfigMap", "steady-runconfig").await.unwrap();
     let sum = |map: &Value| map["metadata"]["annotations"]["toolhive.stacklok.dev/content-checksum"].clone();
     assert_ne!(sum(&now), sum(&map));
     // What a running proxy takes by itself restarts nothing; what it can't take does.
     operator.settled().await;
     let template = |deployment: &Value| deployment["spec"]["template"].clone();
-    assert_eq!(template(&cluster.get("Deployment", "s").await.unwrap()), template(&before));
-    cluster.merge("MCPServer", "s", json!({"spec": {"proxyPort": 8081}})).await;
-    cluster.until("Deployment", "s", |deployment| template(deployment) != template(&before)).await;
+    assert_eq!(template(&cluster.get("Deployment", "steady").await.unwrap()), template(&before));
+    cluster.merge("MCPServer", "steady", json!({"spec": {"proxyPort": 8081}})).await;
+    cluster.until("Deployment", "steady", |deployment| template(deployment) != template(&before)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

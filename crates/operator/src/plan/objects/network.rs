@@ -23,6 +23,8 @@ const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 const NEVER_V4: [&str; 2] = ["127.0.0.0/8", "169.254.0.0/16"];
 const NEVER_V6: [&str; 1] = ["fe80::/10"];
 
+/// Port of Redis.
+const REDIS_PORT: u16 = 6379;
 /// Port on which API servers commonly listen behind their Service.
 const API_SERVER_PORT: u16 = 6443;
 
@@ -51,6 +53,16 @@ impl Egress {
             Some(Host::Domain(name)) => self.name(name, port, private),
             None => {}
         }
+    }
+
+    /// A host with or without a port, which may be private.
+    fn address(&mut self, text: &str, default_port: u16) {
+        // Hosts of this scheme are judged as those of all others here, and its own port is given as none.
+        let Ok(mut url) = Url::parse(&format!("http://{text}")) else { return };
+        if url.port().is_none() && !text.ends_with(":80") {
+            let _ = url.set_port(Some(default_port));
+        }
+        self.url(url.as_str(), true);
     }
 
     fn name(&mut self, name: &str, port: u16, private: bool) {
@@ -143,7 +155,7 @@ pub(super) fn policy(
         .and_then(|redis| redis.get("address"))
         .and_then(Value::as_str)
     {
-        egress.url(&format!("redis://{address}"), true);
+        egress.address(address, REDIS_PORT);
     }
     for (index, allowed) in spec.network_policy.allowed_egress.iter().flatten().enumerate() {
         let path = format!("spec.networkPolicy.allowedEgress[{index}]");
