@@ -30,6 +30,7 @@ enum Command {
     Schema(cmd::schema::Args),
     Proxy(cmd::proxy::Args),
     Operator(Box<cmd::operator::Args>),
+    Doctor(cmd::doctor::Args),
 }
 
 /// Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `check` or `render` found errors.
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Schema(args) => cmd::schema::run(args),
         Command::Proxy(args) => cmd::proxy::run(args),
         Command::Operator(args) => cmd::operator::run(*args),
+        Command::Doctor(args) => cmd::doctor::run(args),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");

@@ -16,6 +16,7 @@ use skep_api::names;
 use self::differs::{Verdict, verdict};
 use crate::cluster::{Cluster, Resource, controller};
 use crate::metrics::OperatorMetrics;
+use crate::plan::settle_generation;
 use crate::settings::FIELD_MANAGER;
 
 /// Applies, and removes what is no longer wanted.
@@ -265,6 +266,8 @@ fn fitted(object: &Value, api_version: &str, live: Option<&Value>) -> Value {
         *version = api_version.into();
     }
     let Some(live) = live else { return wanted };
+    // A change that a running proxy takes by itself rolls no pod.
+    settle_generation(&mut wanted, live);
     let fixed: &[&str] = match text(object, "/kind") {
         "StatefulSet" => &["serviceName", "selector", "volumeClaimTemplates", "podManagementPolicy"],
         "Deployment" => &["selector"],

@@ -86,13 +86,12 @@ impl Merge {
                 made.insert(name.clone(), self.value(wanted, found, ours, theirs));
                 continue;
             }
-            // Nobody is on record for an empty object.
-            let empty =
-                found.as_object().is_some_and(Map::is_empty) && !ALWAYS_THERE.contains(&name.as_str());
-            if theirs.is_some() || (ours.is_none() && !empty) {
+            let other_choice = name == EMPTY_CHOICE && desired.len() > 1;
+            if theirs.is_some() || (ours.is_none() && !other_choice) {
                 made.insert(name.clone(), found.clone());
             } else {
-                self.leftovers |= found.is_object();
+                self.leftovers |=
+                    other_choice || ours.is_some_and(|ours| !ours.is_leaf() && found.is_object());
             }
         }
         for (name, wanted) in desired {
@@ -180,11 +179,14 @@ mod tests {
     fn an_empty_object_goes_and_what_others_own_a_part_of_stays() {
         let ours = json!({"f:v": {"f:name": {}, "f:a": {"f:x": {}}}});
         let found = json!({"v": {"name": "v", "emptyDir": {}, "resources": {}, "a": {"x": 1, "y": 2}, "b": {"z": 1}}});
-        let made = rebuilt(&json!({"v": {"name": "w"}}), found, ours, json!({"f:v": {"f:a": {"f:y": {}}}}));
-        assert_eq!(
-            made,
-            Some(json!({"v": {"name": "w", "resources": {}, "a": {"x": 1, "y": 2}, "b": {"z": 1}}}))
-        );
+        let theirs = json!({"f:v": {"f:a": {"f:y": {}}}});
+        let desired = json!({"v": {"name": "v", "secret": {}}});
+        let made = rebuilt(&desired, found.clone(), ours.clone(), theirs.clone());
+        let expected =
+            json!({"v": {"name": "v", "resources": {}, "a": {"x": 1, "y": 2}, "b": {"z": 1}, "secret": {}}});
+        assert_eq!(made, Some(expected));
+        // Without another source it is the server's own choice.
+        assert_eq!(rebuilt(&json!({"v": {"name": "v"}}), found, ours, theirs), None);
     }
 
     #[test]

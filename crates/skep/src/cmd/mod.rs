@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod crds;
+pub(crate) mod doctor;
 pub(crate) mod operator;
 pub(crate) mod proxy;
 pub(crate) mod render;

@@ -6,6 +6,8 @@ mod cases;
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod doctor;
+#[cfg(test)]
 mod render;
 #[cfg(test)]
 mod table;

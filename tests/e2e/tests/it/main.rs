@@ -21,6 +21,8 @@ mod identity;
 #[cfg(test)]
 mod october_2025;
 #[cfg(test)]
+mod operators;
+#[cfg(test)]
 mod ports;
 #[cfg(test)]
 mod proxy_run;
