@@ -123,7 +123,7 @@ impl Events {
             note: Some(note.to_owned()).filter(|note| !note.is_empty()),
             secondary: None,
         };
-        match tokio::time::timeout(PATIENCE, self.recorder.publish(&event, about)).await {
+        match tokio::time::timeout(PATIENCE, self.send(&event, about)).await {
             Ok(Ok(())) => self.metrics.event("published"),
             Ok(Err(error)) => {
                 self.metrics.event("failed");
@@ -133,6 +133,17 @@ impl Events {
                 self.metrics.event("failed");
                 tracing::debug!(reason, "the API server took too long to take an event");
             }
+        }
+    }
+
+    /// Older API servers (1.20) want the namespace of an event at the object too, although it has none.
+    async fn send(&self, event: &Event, about: &ObjectReference) -> Result<(), kube::Error> {
+        match self.recorder.publish(event, about).await {
+            Err(kube::Error::Api(status)) if status.code == 422 && about.namespace.is_none() => {
+                let about = ObjectReference { namespace: Some("default".to_owned()), ..about.clone() };
+                self.recorder.publish(event, &about).await
+            }
+            result => result,
         }
     }
 

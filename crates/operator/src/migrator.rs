@@ -17,7 +17,7 @@ use kube::Client;
 use kube::api::ListParams;
 use kube::core::Request;
 use serde_json::Value;
-use skep_api::crd::GROUP;
+use skep_api::crd::{GROUP, Kind};
 use skep_runtime::logging::chain;
 use tokio_util::sync::CancellationToken;
 
@@ -148,6 +148,9 @@ pub async fn migrate(client: &Client, stop: &CancellationToken) -> Result<Vec<Mi
         if stop.is_cancelled() {
             break;
         }
+        if !is_ours(crd) {
+            continue;
+        }
         done.extend(migrate_crd(client, crd, stop).await);
     }
     Ok(done)
@@ -163,6 +166,13 @@ pub async fn migrate_crd(client: &Client, crd: &Value, stop: &CancellationToken)
         Err(error) => Err(error),
     };
     Some(Migration { crd: crd.name, uid: crd.uid, result })
+}
+
+/// True for the kinds that this operator reconciles. Others of the group are another operator's, which migrates
+/// them itself.
+fn is_ours(crd: &Value) -> bool {
+    let kind = crd.pointer("/spec/names/kind").and_then(Value::as_str);
+    kind.is_some_and(|kind| kind.parse::<Kind>().is_ok())
 }
 
 /// Tells what became of a CRD, by an event about it. What is going to be tried again says nothing.

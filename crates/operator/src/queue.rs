@@ -40,11 +40,11 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(300);
 
 /// The queue. All methods may be called from any task.
-#[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
     woken: Notify,
     rng: SharedRng,
+    show: Box<dyn Fn(usize, usize) + Send + Sync>,
 }
 
 #[derive(Debug, Default)]
@@ -60,9 +60,10 @@ struct State {
 }
 
 impl Queue {
-    /// An empty queue; `rng` spreads retries.
-    pub fn new(rng: SharedRng) -> Self {
-        Self { state: Mutex::default(), woken: Notify::new(), rng }
+    /// An empty queue; `rng` spreads retries. `show` is told after every change how many keys wait and how many
+    /// are being worked on.
+    pub fn new(rng: SharedRng, show: impl Fn(usize, usize) + Send + Sync + 'static) -> Self {
+        Self { state: Mutex::default(), woken: Notify::new(), rng, show: Box::new(show) }
     }
 
     /// Has `key` reconciled as soon as possible.
@@ -128,16 +129,20 @@ impl Queue {
     pub fn done(&self, key: &Key) {
         let again = self.with(|state| {
             state.running.remove(key);
-            state.again.remove(key)
+            let again = state.again.remove(key);
+            if let Some(due) = again {
+                state.schedule(key.clone(), due);
+            }
+            again
         });
-        if let Some(due) = again {
-            self.schedule(key.clone(), due);
+        if again.is_some() {
+            self.woken.notify_one();
         }
     }
 
     /// How many keys wait, and how many are being worked on.
     pub fn depth(&self) -> (usize, usize) {
-        self.with(|state| (state.due.len() + state.again.len(), state.running.len()))
+        self.with(|state| state.depth())
     }
 
     /// True when nothing is being worked on and nothing is due at this moment.
@@ -147,33 +152,45 @@ impl Queue {
     }
 
     fn schedule(&self, key: Key, due: Instant) {
-        self.with(|state| {
-            if state.running.contains(&key) {
-                let at = state.again.entry(key).or_insert(due);
-                *at = due.min(*at);
-                return;
-            }
-            match state.due.get(&key).copied() {
-                Some(earlier) if earlier <= due => return,
-                Some(later) => {
-                    state.order.remove(&(later, key.clone()));
-                }
-                None => {}
-            }
-            state.due.insert(key.clone(), due);
-            state.order.insert((due, key));
-        });
+        self.with(|state| state.schedule(key, due));
         // A waiting worker may sleep until a later key is due.
         self.woken.notify_one();
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        act(&mut state)
+        let before = state.depth();
+        let result = act(&mut state);
+        let (waiting, running) = state.depth();
+        if (waiting, running) != before {
+            (self.show)(waiting, running);
+        }
+        result
     }
 }
 
 impl State {
+    fn depth(&self) -> (usize, usize) {
+        (self.due.len() + self.again.len(), self.running.len())
+    }
+
+    fn schedule(&mut self, key: Key, due: Instant) {
+        if self.running.contains(&key) {
+            let at = self.again.entry(key).or_insert(due);
+            *at = due.min(*at);
+            return;
+        }
+        match self.due.get(&key).copied() {
+            Some(earlier) if earlier <= due => return,
+            Some(later) => {
+                self.order.remove(&(later, key.clone()));
+            }
+            None => {}
+        }
+        self.due.insert(key.clone(), due);
+        self.order.insert((due, key));
+    }
+
     /// The next key that is due and whether there are more, or when there will be one.
     fn pop(&mut self) -> Result<(Key, bool), Option<Instant>> {
         let Some((due, key)) = self.order.first().cloned() else { return Err(None) };
@@ -196,7 +213,7 @@ mod tests {
     use super::*;
 
     fn queue() -> Arc<Queue> {
-        Arc::new(Queue::new(Arc::new(SeededRng::new(1))))
+        Arc::new(Queue::new(Arc::new(SeededRng::new(1)), |_, _| {}))
     }
 
     fn key(name: &str) -> Key {
@@ -267,5 +284,26 @@ mod tests {
         assert!(delays.iter().all(|delay| *delay <= LAST_RETRY.mul_f64(1.26)), "{delays:?}");
         queue.succeeded(&key("a"));
         assert!(queue.retry(key("a")) <= FIRST_RETRY.mul_f64(1.26));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_and_runs_is_shown_after_every_change() {
+        let shown: Arc<Mutex<Vec<(usize, usize)>>> = Arc::default();
+        let told = Arc::clone(&shown);
+        let queue = Queue::new(Arc::new(SeededRng::new(1)), move |waiting, running| {
+            told.lock().unwrap().push((waiting, running));
+        });
+        queue.add(key("a"));
+        queue.add(key("b"));
+        queue.add(key("a"));
+        let taken = queue.take().await;
+        queue.add(taken.clone());
+        queue.done(&taken);
+        let last = queue.take().await;
+        queue.done(&last);
+        let last = queue.take().await;
+        queue.done(&last);
+        let expected = [(1, 0), (2, 0), (1, 1), (2, 1), (2, 0), (1, 1), (1, 0), (0, 1), (0, 0)];
+        assert_eq!(*shown.lock().unwrap(), expected);
     }
 }

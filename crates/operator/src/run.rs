@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applier;
 use crate::cluster::feed::{Feeds, Sink, chain};
-use crate::cluster::{Capabilities, Cluster, Resource};
+use crate::cluster::progress::Progress;
+use crate::cluster::{Answer, Capabilities, Cluster, Resource, Watcher};
 use crate::controllers::reports::{Asking, Reports};
 use crate::controllers::{Anonymous, Context, Dropped, ErrorKind, Next, reconcile};
 use crate::events::Events;
@@ -26,6 +27,10 @@ use crate::settings::OperatorSettings;
 
 /// How often the API server is asked what it has.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
+/// The same after it seemed to have lost something.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(10);
+/// Pause before everything starts anew after a fault of ours.
+const AFTER_FAULT: Duration = Duration::from_secs(2);
 /// How long reconciles that run may take to end when the operator stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -78,25 +83,27 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
             tracing::warn!(%kind, "the CRD is not installed; objects of this kind are not looked at");
         }
         let generation = stop.child_token();
-        let changed = async {
-            loop {
-                tokio::time::sleep(DISCOVERY_INTERVAL).await;
-                match Capabilities::discover(&parts.client).await {
-                    Ok(now) if now != capabilities => return,
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(error = chain(&error), "discovery failed"),
-                }
-            }
-        };
+        let mut lost = std::pin::pin!(lost(parts.leading.clone()));
+        let mut serving =
+            std::pin::pin!(serve(&parts, reporter.clone(), capabilities.clone(), generation.clone()));
         tokio::select! {
-            () = serve(&parts, reporter.clone(), capabilities.clone(), generation.clone()) => {}
-            () = lost(parts.leading.clone()) => {
+            end = &mut serving => if end == End::Broken {
+                tracing::error!("the operator starts anew after a fault of its own");
+                parts.readiness.not_ready("discovery", "the operator starts anew after a fault of its own");
+                stop.run_until_cancelled(tokio::time::sleep(AFTER_FAULT)).await;
+            },
+            // Whatever runs is dropped at once: somebody else may lead already.
+            () = &mut lost => {
                 tracing::info!("this operator no longer leads; its work stops");
                 generation.cancel();
             }
-            () = changed => {
+            () = changed(&parts.client, capabilities) => {
                 tracing::info!("the API server has other kinds than before; starting anew");
                 generation.cancel();
+                tokio::select! {
+                    _ = &mut serving => {}
+                    () = &mut lost => {}
+                }
             }
         }
         if stop.is_cancelled() {
@@ -104,6 +111,24 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
         }
     }
     Ok(())
+}
+
+/// Waits until the API server has other things than `known`.
+async fn changed(client: &Client, known: Capabilities) {
+    let mut watcher = Watcher::new(known);
+    let mut wait = DISCOVERY_INTERVAL;
+    loop {
+        tokio::time::sleep(wait).await;
+        let now = Capabilities::discover(client).await;
+        if let Err(error) = &now {
+            tracing::warn!(error = chain(error), "discovery failed");
+        }
+        wait = match watcher.take(now.ok()) {
+            Answer::Changed => return,
+            Answer::Doubtful => DOUBT_INTERVAL,
+            Answer::Same => DISCOVERY_INTERVAL,
+        };
+    }
 }
 
 /// Waits until this operator led and leads no more.
@@ -137,13 +162,29 @@ async fn discover(parts: &Parts) -> Capabilities {
     }
 }
 
+/// How one life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As it was told.
+    Asked,
+    /// A part of it ended by itself.
+    Broken,
+}
+
 /// One life: from empty caches to the end.
-async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, stop: CancellationToken) {
+async fn serve(
+    parts: &Parts,
+    reporter: Reporter,
+    capabilities: Capabilities,
+    stop: CancellationToken,
+) -> End {
     let settings = &parts.settings;
     let namespaces = settings.namespaces.clone();
     let cluster =
         Arc::new(Cluster::new(parts.client.clone(), capabilities, settings.plan.clone(), namespaces));
-    let queue = Arc::new(Queue::new(Arc::clone(&parts.rng)));
+    let metrics = parts.metrics.clone();
+    let queue =
+        Arc::new(Queue::new(Arc::clone(&parts.rng), move |waiting, running| metrics.queue(waiting, running)));
     let sink: Sink = {
         let (cluster, queue, metrics) = (Arc::clone(&cluster), Arc::clone(&queue), parts.metrics.clone());
         Arc::new(move |resource, change| {
@@ -155,10 +196,31 @@ async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, st
             }
         })
     };
-    let mut feeds = Feeds::start(&parts.client, &cluster, &sink, &parts.readiness);
+    let progress = Arc::new(Progress::new(parts.readiness.clone(), {
+        let (cluster, queue) = (Arc::clone(&cluster), Arc::clone(&queue));
+        Box::new(move |namespace| {
+            tracing::info!(namespace, "the caches are filled");
+            // Those that were passed over until now.
+            let known = |key: &Key| namespace.is_empty() || key.namespace == namespace;
+            cluster.keys().into_iter().filter(known).for_each(|key| queue.add(key));
+        })
+    }));
+    let mut feeds = Feeds::start(&parts.client, &cluster, &sink, Arc::clone(&progress));
+    let mut leading = parts.leading.clone();
     // Nobody decides from half of the truth.
-    if stop.run_until_cancelled(feeds.synced()).await.is_none() {
-        return;
+    let begun = async {
+        progress.begun().await;
+        leading.wait_for(|leading| *leading).await.is_ok()
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return End::Asked,
+        () = feeds.broken() => return End::Broken,
+        leads = begun => if !leads {
+            // Nobody decides about leadership any more, so nobody leads.
+            stop.cancelled().await;
+            return End::Asked;
+        },
     }
     let reports = Arc::new(Reports::default());
     let applier = Applier::new(parts.client.clone(), Arc::clone(&cluster), parts.metrics.clone());
@@ -173,14 +235,16 @@ async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, st
         anonymous: Anonymous::default(),
         dropped: Dropped::default(),
     });
-    let mut leading = parts.leading.clone();
+    tracing::info!(objects = cluster.keys().len(), "this operator leads");
     let mut tasks = JoinSet::new();
-    if stop.run_until_cancelled(leading.wait_for(|leading| *leading)).await.is_none() {
-        return;
-    }
-    tracing::info!(objects = cluster.keys().len(), "the caches are filled, and this operator leads");
     for _ in 0..settings.workers.max(1) {
-        tasks.spawn(work(Arc::clone(&context), Arc::clone(&queue), parts.observer.clone(), stop.clone()));
+        let worker = Worker {
+            context: Arc::clone(&context),
+            queue: Arc::clone(&queue),
+            progress: Arc::clone(&progress),
+            observer: parts.observer.clone(),
+        };
+        tasks.spawn(worker.run(stop.clone()));
     }
     if settings.ask_proxies {
         let asking = Asking {
@@ -194,32 +258,63 @@ async fn serve(parts: &Parts, reporter: Reporter, capabilities: Capabilities, st
         tasks.spawn(asking.run(stop.clone()));
     }
     // Rights on namespaces alone don't reach CRDs.
+    let mut migrating = JoinSet::new();
     if settings.migrate && settings.namespaces.is_empty() {
-        tasks.spawn(migrator::run(parts.client.clone(), parts.events.clone(), stop.clone()));
+        migrating.spawn(migrator::run(parts.client.clone(), parts.events.clone(), stop.clone()));
     }
-    stop.cancelled().await;
-    let ended = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
+    let end = tokio::select! {
+        biased;
+        () = stop.cancelled() => End::Asked,
+        () = feeds.broken() => End::Broken,
+        ended = tasks.join_next() => {
+            tracing::error!(?ended, "a worker ended by itself");
+            End::Broken
+        }
+    };
+    stop.cancel();
+    let ended = tokio::time::timeout(GRACE, async {
+        while tasks.join_next().await.is_some() {}
+        while migrating.join_next().await.is_some() {}
+    });
+    if ended.await.is_err() {
         tracing::warn!("some reconciles did not end in time; the next operator takes them up");
     }
     feeds.stop().await;
+    end
 }
 
-/// Takes one object after the other until `stop`. One that runs is finished.
-async fn work(context: Arc<Context>, queue: Arc<Queue>, observer: Option<Observer>, stop: CancellationToken) {
-    while let Some(key) = stop.run_until_cancelled(queue.take()).await {
-        let (waiting, running) = queue.depth();
-        context.metrics.queue(waiting, running);
-        if let Some(Observer(observe)) = &observer {
-            observe(&key);
+/// Reconciles one object after the other.
+struct Worker {
+    context: Arc<Context>,
+    queue: Arc<Queue>,
+    progress: Arc<Progress>,
+    observer: Option<Observer>,
+}
+
+impl Worker {
+    /// Takes one object after the other until `stop`. One that runs is finished.
+    async fn run(self, stop: CancellationToken) {
+        while let Some(key) = stop.run_until_cancelled(self.queue.take()).await {
+            // All of a namespace are added when it is known.
+            if self.progress.knows(&key.namespace) {
+                self.one(&key).await;
+            }
+            self.queue.done(&key);
+        }
+    }
+
+    async fn one(&self, key: &Key) {
+        let Self { context, queue, .. } = self;
+        if let Some(Observer(observe)) = &self.observer {
+            observe(key);
         }
         let began = context.clock.instant();
         // A fault of ours in one object stops no other.
-        let result = std::panic::AssertUnwindSafe(reconcile(&context, &key)).catch_unwind().await;
+        let result = std::panic::AssertUnwindSafe(reconcile(context, key)).catch_unwind().await;
         let took = context.clock.since(began);
         match result {
             Ok(Ok(next)) => {
-                queue.succeeded(&key);
+                queue.succeeded(key);
                 context.metrics.reconciled(key.kind, took, "success");
                 if let Next::After(wait) = next {
                     queue.add_after(key.clone(), wait);
@@ -243,6 +338,5 @@ async fn work(context: Arc<Context>, queue: Arc<Queue>, observer: Option<Observe
                 tracing::error!(object = %key, ?wait, "a reconcile panicked; it is tried again");
             }
         }
-        queue.done(&key);
     }
 }

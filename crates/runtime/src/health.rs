@@ -11,6 +11,7 @@ use crate::drain::{DrainWatch, Phase};
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     reasons: Arc<Mutex<BTreeMap<String, String>>>,
+    warnings: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// Body of `/readyz`.
@@ -19,6 +20,9 @@ pub struct ReadinessReport {
     pub ready: bool,
     /// What stands in the way, by part.
     pub reasons: BTreeMap<String, String>,
+    /// What is wrong without standing in the way, by part.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub warnings: BTreeMap<String, String>,
 }
 
 impl Readiness {
@@ -41,13 +45,28 @@ impl Readiness {
         }
     }
 
+    /// Says what is wrong with `part` though it is ready.
+    pub fn warn(&self, part: &str, warning: impl Into<String>) {
+        if let Ok(mut warnings) = self.warnings.lock() {
+            warnings.insert(part.to_owned(), warning.into());
+        }
+    }
+
+    /// Says that nothing is wrong with `part` any more.
+    pub fn unwarn(&self, part: &str) {
+        if let Ok(mut warnings) = self.warnings.lock() {
+            warnings.remove(part);
+        }
+    }
+
     /// The report for `/readyz`; a process that is leaving is not ready.
     pub fn report(&self, drain: &DrainWatch) -> ReadinessReport {
         let mut reasons = self.reasons.lock().map(|reasons| reasons.clone()).unwrap_or_default();
         if drain.phase() > Phase::Serving {
             reasons.insert("drain".to_owned(), "the process is shutting down".to_owned());
         }
-        ReadinessReport { ready: reasons.is_empty(), reasons }
+        let warnings = self.warnings.lock().map(|warnings| warnings.clone()).unwrap_or_default();
+        ReadinessReport { ready: reasons.is_empty(), reasons, warnings }
     }
 }
 
@@ -66,6 +85,11 @@ mod tests {
         assert!(!report.ready);
         assert_eq!(report.reasons["keys"], "no keys yet");
         readiness.ready("keys");
+        readiness.warn("logs", "no room left");
+        let report = readiness.report(&drain.watch());
+        assert!(report.ready && report.warnings["logs"] == "no room left");
+        readiness.unwarn("logs");
+        assert!(readiness.report(&drain.watch()).warnings.is_empty());
         drain.advance(Phase::Leaving);
         assert_eq!(readiness.report(&drain.watch()).reasons["drain"], "the process is shutting down");
     }

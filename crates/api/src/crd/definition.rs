@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
 use super::authz::AuthzConfigSpec;
+use super::defaults;
 use super::external_auth::ExternalAuthSpec;
 use super::group::GroupSpec;
 use super::oidc::OidcConfigSpec;
@@ -77,10 +78,16 @@ pub fn definition(kind: Kind) -> Value {
 /// The schema of one kind, as the API server judges it.
 ///
 /// It takes everything that ToolHive's schema takes, in both directions of an upgrade; `tests/it` compares the
-/// two. It has no defaults at all: where there are two spellings of a field, a default for one would hide
-/// the other, and everywhere else the planner knows ToolHive's defaults, so that an object stays as it was
-/// written and means the same when no API server has filled it in.
+/// two. It has ToolHive's defaults, except for fields with two spellings.
 pub fn schema(kind: Kind) -> Value {
+    let mut schema = bare(kind);
+    if let Some(spec) = schema.pointer_mut("/properties/spec") {
+        defaults::write(kind, spec);
+    }
+    schema
+}
+
+fn bare(kind: Kind) -> Value {
     match kind {
         Kind::MCPServer => {
             object::<ServerSpec, ServerStatus>("An MCP server in a container, with a proxy in front of it.")
@@ -175,13 +182,25 @@ mod tests {
     use super::*;
 
     /// Rules of structural schemas that the API server checks: a type everywhere, except where
-    /// anything goes; no references, no defaults, no unions.
+    /// anything goes; no references, no unions; a default of the right type, and none in a status.
     fn check(schema: &Value, path: &str) {
         let map = schema.as_object().unwrap_or_else(|| panic!("{path}: not an object"));
         let free = map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
         assert!(map.get("type").is_some_and(Value::is_string) || free, "{path}: no type in {schema}");
-        for banned in ["$ref", "$defs", "anyOf", "oneOf", "allOf", "default", "const", "title", "$schema"] {
+        for banned in ["$ref", "$defs", "anyOf", "oneOf", "allOf", "const", "title", "$schema"] {
             assert!(!map.contains_key(banned), "{path}: {banned}");
+        }
+        if let Some(default) = map.get("default") {
+            let fits = match map["type"].as_str().unwrap() {
+                "boolean" => default.is_boolean(),
+                "integer" => default.is_i64(),
+                "string" => default.is_string(),
+                _ => false,
+            };
+            assert!(fits && path.contains(".spec"), "{path}: {default}");
+            if let Some(words) = map.get("enum").and_then(Value::as_array) {
+                assert!(words.contains(default), "{path}: {default}");
+            }
         }
         if let Some(values) = map.get("enum").and_then(Value::as_array) {
             assert!(!values.is_empty() && values.iter().all(Value::is_string), "{path}: {schema}");
@@ -219,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_with_two_spellings_are_not_required() {
+    fn fields_with_two_spellings_are_not_required_and_have_no_default() {
         for kind in [Kind::MCPRemoteProxy, Kind::MCPServer] {
             let spec = &schema(kind)["properties"]["spec"];
             let required = spec.get("required").cloned().unwrap_or_default();
@@ -228,6 +247,7 @@ mod tests {
                     !required.as_array().is_some_and(|list| list.contains(&json!(field))),
                     "{kind}: {field}"
                 );
+                assert!(spec["properties"][field].get("default").is_none(), "{kind}: {field}");
             }
         }
     }

@@ -25,7 +25,6 @@ pub const DEFAULT_PORT: u16 = 8080;
     {"rule": "has(self.remoteUrl) || has(self.remoteURL)", "message": "remoteUrl is required"},
     {"rule": "!(has(self.authzConfig) && has(self.authzConfigRef))", "message": "authzConfig and authzConfigRef are mutually exclusive; use authzConfigRef to refer to a shared MCPAuthzConfig"},
     {"rule": "!(has(self.oidcConfig) && has(self.oidcConfigRef))", "message": "oidcConfig and oidcConfigRef are mutually exclusive"},
-    {"rule": "has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.authMode)", "message": "one of oidcConfig, oidcConfigRef, authServerRef is required; say authMode: anonymous to let everybody in"},
 ]))]
 pub struct RemoteProxySpec {
     /// URL of the remote MCP server. https, unless `allowPrivateEndpoint` is set.

@@ -14,7 +14,7 @@ use skep_api::crd::definition::definition;
 use skep_api::yaml;
 
 /// Where ours differ on purpose: the kind (`*` for all), the end of the path, what differs, and why.
-const DIFFERENT: [(&str, &str, &str, &str); 5] = [
+const DIFFERENT: [(&str, &str, &str, &str); 7] = [
     (
         "MCPServer",
         "spec.secrets",
@@ -35,6 +35,46 @@ const DIFFERENT: [(&str, &str, &str, &str); 5] = [
         "partitions that are younger than the pattern are taken too; the planner judges the rest",
     ),
     ("*", "roleArn", "pattern", "see above"),
+    ("*", "spec.proxyPort", "default", "`port` is the same field, and a default would hide it; the planner knows it"),
+    ("*", "status.phase", "default", "whoever writes the status writes the phase"),
+];
+
+/// It refuses only a combination with a field that ToolHive does not have.
+const OURS: &str = "ours";
+/// It takes more than what ToolHive has in its place: another rule, or a required field.
+const WIDER: &str = "wider";
+/// It says what ToolHive's says, in other words; the rows that the operator's tests have of it are ToolHive's.
+const SAME: &str = "same";
+
+/// Rules (CEL) of ours that ToolHive does not have in these words: the end of the path, the rule, and why it
+/// refuses nothing that ToolHive takes.
+const RULES: [(&str, &str, &str); 26] = [
+    ("tokenExchange", "!has(self.actorTokenAudience) || (has(self.actorToken) && self.actorToken == 'serviceAccount')", OURS),
+    ("tokenExchange", "!has(self.clientKeyId) || (has(self.clientAuth) && self.clientAuth == 'private_key_jwt')", OURS),
+    ("tokenExchange", "!has(self.grantType) || self.grantType != 'client_credentials' || !has(self.actorToken) || self.actorToken == 'none'", OURS),
+    ("tokenExchange", "!has(self.spiffe) || (has(self.clientAuth) && self.clientAuth == 'spiffe_jwt') || (has(self.actorToken) && self.actorToken == 'spiffe')", OURS),
+    ("tokenExchange", "has(self.clientCertificateRef) == (has(self.clientAuth) && self.clientAuth == 'tls_client_auth')", OURS),
+    ("tokenExchange", "has(self.audience) || has(self.resource) || (has(self.grantType) && self.grantType == 'client_credentials')", WIDER),
+    ("tokenExchange", "has(self.tokenUrl) || has(self.token_url)", WIDER),
+    ("spec", "has(self.remoteUrl) || has(self.remoteURL)", WIDER),
+    ("spec", "!(has(self.oidcConfig) && has(self.oidcConfigRef))", OURS),
+    ("spec", "!has(self.rateLimiting) || !has(self.rateLimiting.perUser) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)", WIDER),
+    ("spec", "!has(self.rateLimiting) || !has(self.rateLimiting.tools) || self.rateLimiting.tools.all(tool, !has(tool.perUser)) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)", WIDER),
+    ("authzConfig", "has(self.type) && self.type == 'inline' ? !has(self.configMap) : has(self.configMap)", SAME),
+    ("authzConfig", "has(self.type) && self.type == 'inline' ? has(self.inline) : !has(self.inline)", SAME),
+    ("openTelemetry", "!has(self.headers) || !has(self.sensitiveHeaders) || self.sensitiveHeaders.all(header, !(header.name in self.headers))", SAME),
+    ("delegateClients[]", "size(self.clientSecretRef.name) > 0 && size(self.clientSecretRef.key) > 0", SAME),
+    ("redis", "!(has(self.clusterMode) && self.clusterMode) || (has(self.addr) && size(self.addr) > 0)", SAME),
+    ("redis", "(has(self.addr) && size(self.addr) > 0) != has(self.sentinelConfig)", SAME),
+    ("embeddedAuthServer", "!has(self.forceConfidentialRedirectUris) || size(self.forceConfidentialRedirectUris) == 0 || (has(self.allowConfidentialClientRegistration) && self.allowConfidentialClientRegistration)", SAME),
+    ("oauth2Config", "!has(self.dcrConfig) || !has(self.clientSecretRef)", SAME),
+    ("oauth2Config", "(has(self.clientId) && size(self.clientId) > 0) != has(self.dcrConfig)", SAME),
+    ("upstreamProviders[]", "self.type == 'oauth2' ? has(self.oauth2Config) : !has(self.oauth2Config)", SAME),
+    ("upstreamProviders[]", "self.type == 'oidc' ? has(self.oidcConfig) : !has(self.oidcConfig)", SAME),
+    ("trustedIssuers[]", "!(has(self.allowMayAct) && self.allowMayAct) || !has(self.allowedDelegateClients) || !('*' in self.allowedDelegateClients)", SAME),
+    ("trustedIssuers[]", "!(has(self.allowPrivateIPs) && self.allowPrivateIPs) || (has(self.jwksUrl) && size(self.jwksUrl) > 0)", SAME),
+    ("trustedIssuers[]", "(has(self.allowedDelegateClients) && size(self.allowedDelegateClients) > 0) || (!(has(self.expectedAudience) && size(self.expectedAudience) > 0) && !(has(self.actorClaim) && size(self.actorClaim) > 0) && !(has(self.actorMatcher) && size(self.actorMatcher) > 0) && !(has(self.allowMayAct) && self.allowMayAct))", SAME),
+    ("trustedIssuers[]", "(has(self.expectedAudience) && size(self.expectedAudience) > 0) || (has(self.jwtBearerGrant) && !(has(self.actorClaim) && size(self.actorClaim) > 0) && !(has(self.actorMatcher) && size(self.actorMatcher) > 0) && !(has(self.allowMayAct) && self.allowMayAct) && !(has(self.allowedActors) && size(self.allowedActors) > 0))", SAME),
 ];
 
 /// Theirs and ours, compared.
@@ -43,6 +83,8 @@ struct Comparison {
     gaps: Vec<String>,
     /// Entries of [`DIFFERENT`] that were met.
     excepted: BTreeSet<usize>,
+    /// Entries of [`RULES`] that were met.
+    ruled: BTreeSet<usize>,
     seen: usize,
 }
 
@@ -91,6 +133,8 @@ impl Comparison {
                 (their, Some(our)) => self.gap(path, bound, format!("{our} and not {their:?}")),
             }
         }
+        self.default(theirs, ours, path);
+        self.rules(theirs, ours, path);
         if theirs["x-kubernetes-map-type"] != ours["x-kubernetes-map-type"] {
             self.gap(path, "map type", format!("{}", ours["x-kubernetes-map-type"]));
         }
@@ -127,6 +171,27 @@ impl Comparison {
                 (Some(their), Some(our)) => self.schema(their, our, &format!("{path}[]")),
                 (Some(_), None) => self.gap(path, inner, "ours has none".to_owned()),
                 (None, _) => {}
+            }
+        }
+    }
+
+    fn default(&mut self, theirs: &Value, ours: &Value, path: &str) {
+        let (their, our) = (theirs.get("default"), ours.get("default"));
+        if their != our {
+            self.gap(path, "default", format!("{our:?} and not {their:?}"));
+        }
+    }
+
+    /// An object that was there before a rule can't be changed any more, its status included, when it breaks it.
+    fn rules(&mut self, theirs: &Value, ours: &Value, path: &str) {
+        let rules = |schema: &Value| -> BTreeSet<String> {
+            let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+            rules.map(|rule| plain(rule["rule"].as_str().unwrap())).collect()
+        };
+        for rule in rules(ours).difference(&rules(theirs)) {
+            match RULES.iter().position(|(end, ours, _)| path.ends_with(end) && plain(ours) == *rule) {
+                Some(index) => _ = self.ruled.insert(index),
+                None => self.gaps.push(format!("{} {path}: rule: {rule}", self.kind)),
             }
         }
     }
@@ -175,6 +240,10 @@ impl Comparison {
     }
 }
 
+fn plain(rule: &str) -> String {
+    rule.split_whitespace().collect()
+}
+
 fn names(list: &Value) -> BTreeSet<String> {
     list.as_array().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }
@@ -203,14 +272,20 @@ fn everything_that_toolhives_definitions_take_ours_take() {
         skip(test, "ToolHive's definitions are not here; SKEP_COMPAT names the folder that holds them");
         return;
     }
-    let (mut gaps, mut excepted) = (Vec::new(), BTreeSet::new());
+    let (mut gaps, mut excepted, mut ruled) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     for kind in Kind::ALL {
         let file = crds.join(format!("toolhive.stacklok.dev_{}.yaml", kind.plural()));
         let text =
             std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let theirs = yaml::single(&text).unwrap().value;
         let ours = definition(kind);
-        let mut comparison = Comparison { kind, gaps: Vec::new(), excepted: BTreeSet::new(), seen: 0 };
+        let mut comparison = Comparison {
+            kind,
+            gaps: Vec::new(),
+            excepted: BTreeSet::new(),
+            ruled: BTreeSet::new(),
+            seen: 0,
+        };
         for member in ["/metadata/name", "/spec/group", "/spec/scope", "/spec/names"] {
             comparison.same(&theirs, &ours, member);
         }
@@ -224,9 +299,12 @@ fn everything_that_toolhives_definitions_take_ours_take() {
         assert!(comparison.seen > 20, "{kind}: {}", comparison.seen);
         gaps.extend(comparison.gaps);
         excepted.extend(comparison.excepted);
+        ruled.extend(comparison.ruled);
     }
     let stale: Vec<_> = DIFFERENT.iter().enumerate().filter(|(index, _)| !excepted.contains(index)).collect();
     assert!(stale.is_empty(), "these differ no more: {stale:?}");
+    let stale: Vec<_> = RULES.iter().enumerate().filter(|(index, _)| !ruled.contains(index)).collect();
+    assert!(stale.is_empty(), "these rules are not ours any more, or theirs too: {stale:?}");
     gaps.sort();
     gaps.dedup();
     assert!(gaps.is_empty(), "{} gaps:\n{}", gaps.len(), gaps.join("\n"));

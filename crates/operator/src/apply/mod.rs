@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use kube::Client;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::core::ApiResource;
 use serde_json::Value;
 use skep_api::names;
 
 use self::differs::{Verdict, verdict};
 use crate::cluster::{Cluster, Resource, controller};
 use crate::metrics::OperatorMetrics;
-use crate::plan::settle_generation;
+use crate::plan::{settle_generation, settle_restart};
 use crate::settings::FIELD_MANAGER;
 
 /// Applies, and removes what is no longer wanted.
@@ -34,6 +35,38 @@ pub struct Applied {
     pub written: usize,
     /// Objects of these names belong to somebody else and were left alone: `ConfigMap x`.
     pub conflicts: Vec<String>,
+    /// Objects of these names are still there from a predecessor of the owner, or are just going.
+    pub waiting: Vec<String>,
+    /// Something that pods are made from is among them, so that no pods may be made.
+    pub missing_foundation: bool,
+}
+
+/// One object that is to be written, unless it is as it should be.
+struct Step {
+    resource: Resource,
+    api: ApiResource,
+    name: String,
+    wanted: Value,
+    live: Option<Arc<Value>>,
+    manager: &'static str,
+}
+
+impl Step {
+    /// True for what runs, or leads to what runs.
+    fn is_building(&self) -> bool {
+        matches!(self.resource, Resource::Deployment | Resource::StatefulSet | Resource::Service)
+    }
+}
+
+/// Whose an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The owner controls it, or nobody does and the labels name the owner (what ToolHive's proxies make has
+    /// no controller at first).
+    Ours,
+    /// An object of the owner's kind and name that is no more; or it is going already.
+    Predecessors,
+    Others,
 }
 
 /// Why an object could not be applied.
@@ -56,6 +89,7 @@ pub enum ApplyError {
 /// The object that everything belongs to.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'a> {
+    pub kind: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
     pub uid: &'a str,
@@ -70,12 +104,20 @@ impl Applier {
     /// Brings the cluster to what a plan says, in the plan's order, and removes what the owner controls and
     /// the plan no longer has.
     ///
+    /// Where somebody else has the name of what pods are made from (their account, its rights, their
+    /// configuration, what isolates them), nothing that would run with it is made.
+    ///
     /// # Errors
     /// At the first object that can't be applied; what comes after it is not touched.
     pub async fn apply(&self, owner: Owner<'_>, objects: &[Value]) -> Result<Applied, ApplyError> {
         let mut applied = Applied::default();
+        let mut steps = Vec::new();
         for object in objects {
-            self.one(owner, object, &mut applied).await?;
+            steps.extend(self.look(owner, object, &mut applied).await?);
+        }
+        let held_back = applied.missing_foundation;
+        for step in steps.iter().filter(|step| !(held_back && step.live.is_none() && step.is_building())) {
+            self.write(owner, step, &mut applied).await?;
         }
         self.prune(owner, objects).await?;
         Ok(applied)
@@ -91,68 +133,125 @@ impl Applier {
         object: &Value,
         applied: &mut Applied,
     ) -> Result<(), ApplyError> {
+        match self.look(owner, object, applied).await? {
+            Some(step) => self.write(owner, &step, applied).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Finds out what is there; `None` when it is not to be written.
+    async fn look(
+        &self,
+        owner: Owner<'_>,
+        object: &Value,
+        applied: &mut Applied,
+    ) -> Result<Option<Step>, ApplyError> {
         let kind = text(object, "/kind");
         let resource = Resource::of(object).ok_or_else(|| ApplyError::Kind(kind.to_owned()))?;
         // A kind that this API server has not can't be wanted on it.
-        let Some(api) = resource.api(&self.cluster.capabilities) else { return Ok(()) };
-        let name = text(object, "/metadata/name");
-        let store = self.cluster.store(resource);
-        let what = format!("{kind} `{name}`");
-        let objects: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), owner.namespace, &api);
-        let failed = |action, source| ApplyError::Api { action, what: what.clone(), source };
-        let live = match store.get(owner.namespace, name) {
+        let Some(api) = resource.api(&self.cluster.capabilities) else { return Ok(None) };
+        let name = text(object, "/metadata/name").to_owned();
+        let live = match self.cluster.store(resource).get(owner.namespace, &name) {
             Some(live) => Some(live),
             // The caches hold what carries our labels. Somebody else's object may have the name.
             None => {
-                let found = objects.get_opt(name).await.map_err(|source| failed("reading", source))?;
+                let objects: Api<DynamicObject> =
+                    Api::namespaced_with(self.client.clone(), owner.namespace, &api);
+                let found = objects.get_opt(&name).await.map_err(|source| ApplyError::Api {
+                    action: "reading",
+                    what: format!("{kind} `{name}`"),
+                    source,
+                })?;
                 found.map(|found| Arc::new(serde_json::to_value(found).unwrap_or_default()))
             }
         };
-        if live.as_deref().is_some_and(|live| !is_ours(live, owner)) {
-            applied.conflicts.push(format!("{kind} {name}"));
-            self.metrics.applied(kind, "conflict");
-            return Ok(());
+        let whose = live.as_deref().map_or(Whose::Ours, |live| whose(live, owner));
+        match whose {
+            Whose::Ours => {}
+            Whose::Predecessors => applied.waiting.push(format!("{kind} {name}")),
+            // ToolHive makes no such Service, and nothing of ours needs it but pods' own DNS names.
+            Whose::Others if resource == Resource::Service && name == owner.name => {
+                tracing::info!(
+                    service = name,
+                    "somebody else's Service has the name of the server; it stays theirs"
+                );
+                return Ok(None);
+            }
+            Whose::Others => {
+                applied.conflicts.push(format!("{kind} {name}"));
+                self.metrics.applied(kind, "conflict");
+            }
+        }
+        if whose != Whose::Ours {
+            applied.missing_foundation |= !matches!(
+                resource,
+                Resource::Deployment | Resource::StatefulSet | Resource::Service | Resource::ServiceMonitor
+            );
+            return Ok(None);
         }
         let wanted = fitted(object, &api.api_version, live.as_deref());
-        let manager = manager(owner.name, resource, name);
-        if let Some(live) = live.as_deref() {
-            let patch = match verdict(&wanted, live, manager) {
+        let manager = manager(owner.name, resource, &name);
+        Ok(Some(Step { resource, api, name, wanted, live, manager }))
+    }
+
+    async fn write(&self, owner: Owner<'_>, step: &Step, applied: &mut Applied) -> Result<(), ApplyError> {
+        let Step { resource, api, name, wanted, manager, .. } = step;
+        let kind = resource.as_str();
+        let objects: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), owner.namespace, api);
+        let failed = |action, source| ApplyError::Api { action, what: format!("{kind} `{name}`"), source };
+        let store = self.cluster.store(*resource);
+        if let Some(live) = step.live.as_deref() {
+            let patch = match verdict(wanted, live, manager) {
                 Verdict::InSync => {
                     self.metrics.applied(kind, "unchanged");
                     return Ok(());
                 }
                 Verdict::TakeOver { why } => {
-                    tracing::info!(object = what, why, "fields that another operator set are taken over");
+                    tracing::info!(kind, name, why, "fields that another operator set are taken over");
                     takeover::take_over(live, manager)
                 }
                 Verdict::Apply { why } => {
-                    tracing::debug!(object = what, why, "the object differs from what is wanted");
-                    self.released(&wanted, live, manager)
+                    tracing::debug!(kind, name, why, "the object differs from what is wanted");
+                    self.released(wanted, live, manager)
                 }
             };
+            let mut present = None;
             if let Some(patch) = patch {
-                let patch: Patch<Value> = Patch::Json(
-                    serde_json::from_value(patch)
-                        .map_err(|error| failed("taking over", kube::Error::SerdeError(error)))?,
-                );
-                let params =
-                    PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
-                let found = objects
-                    .patch(name, &params, &patch)
-                    .await
-                    .map_err(|source| failed("taking over", source))?;
+                let found = prepare(&objects, name, manager, patch).await;
+                present = Some(found.map_err(|source| failed("taking over", source))?);
                 self.metrics.applied(kind, "taken_over");
-                store.written(serde_json::to_value(found).unwrap_or_default());
+            }
+            if self.cluster.capabilities.leaves_objects_behind
+                && let Some(patch) = rebuild::rebuild(wanted, present.as_ref().unwrap_or(live), manager)
+            {
+                let mut found = prepare(&objects, name, manager, patch)
+                    .await
+                    .map_err(|source| failed("rebuilding", source))?;
+                if let Some(patch) = takeover::take_over(&found, manager) {
+                    found = prepare(&objects, name, manager, patch)
+                        .await
+                        .map_err(|source| failed("taking over", source))?;
+                }
+                present = Some(found);
+                self.metrics.applied(kind, "rebuilt");
+            }
+            if let Some(present) = present {
+                store.written(present);
             }
         }
         let params = PatchParams::apply(manager).force();
         let made = objects
-            .patch(name, &params, &Patch::Apply(&wanted))
+            .patch(name, &params, &Patch::Apply(wanted))
             .await
             .map_err(|source| failed("applying", source))?;
         applied.written += 1;
-        self.metrics.applied(kind, if live.is_some() { "updated" } else { "created" });
-        store.written(serde_json::to_value(made).unwrap_or_default());
+        self.metrics.applied(kind, if step.live.is_some() { "updated" } else { "created" });
+        let made = serde_json::to_value(made).unwrap_or_default();
+        if step.live.is_some() {
+            store.written(made);
+        } else {
+            store.created(made);
+        }
         Ok(())
     }
 
@@ -184,7 +283,7 @@ impl Applier {
     /// Deletes one object, as it is known: one that was made anew in the meantime stays.
     async fn delete(
         &self,
-        api: &kube::core::ApiResource,
+        api: &ApiResource,
         resource: Resource,
         namespace: &str,
         live: &Value,
@@ -222,7 +321,8 @@ impl Applier {
             let Some(live) = self.cluster.store(resource).get(owner.namespace, &name) else { continue };
             let Some(api) = resource.api(&self.cluster.capabilities) else { continue };
             let named = live.pointer("/metadata/labels/toolhive-name").and_then(Value::as_str);
-            if is_ours(&live, owner) && (controller(&live).is_some() || named == Some(owner.name)) {
+            let ours = whose(&live, owner) == Whose::Ours;
+            if ours && (controller(&live).is_some() || named == Some(owner.name)) {
                 self.delete(&api, resource, owner.namespace, &live).await?;
             }
         }
@@ -230,16 +330,37 @@ impl Applier {
     }
 }
 
-/// True when an object is the owner's: it controls it, or nobody does and the labels name the owner (what
-/// ToolHive's proxies make has no controller at first).
-fn is_ours(live: &Value, owner: Owner<'_>) -> bool {
+/// A change that has to come before an apply.
+async fn prepare(
+    objects: &Api<DynamicObject>,
+    name: &str,
+    manager: &str,
+    patch: Value,
+) -> Result<Value, kube::Error> {
+    let patch: Patch<Value> = Patch::Json(serde_json::from_value(patch).map_err(kube::Error::SerdeError)?);
+    let params = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
+    let found = objects.patch(name, &params, &patch).await?;
+    Ok(serde_json::to_value(found).unwrap_or_default())
+}
+
+fn whose(live: &Value, owner: Owner<'_>) -> Whose {
+    if live.pointer("/metadata/deletionTimestamp").is_some() {
+        return Whose::Predecessors;
+    }
     match controller(live) {
-        Some(controller) => controller.uid == owner.uid,
+        Some(controller) if controller.uid == owner.uid => Whose::Ours,
+        Some(controller) if controller.kind == owner.kind && controller.name == owner.name => {
+            Whose::Predecessors
+        }
+        Some(_) => Whose::Others,
         None => {
             let label = |name: &str| live.pointer("/metadata/labels")?.get(name)?.as_str();
-            label("toolhive") == Some("true")
-                && [label("toolhive-name"), label("app"), label("app.kubernetes.io/instance")]
-                    .contains(&Some(owner.name))
+            let named = [label("toolhive-name"), label("app"), label("app.kubernetes.io/instance")];
+            if label("toolhive") == Some("true") && named.contains(&Some(owner.name)) {
+                Whose::Ours
+            } else {
+                Whose::Others
+            }
         }
     }
 }
@@ -266,8 +387,9 @@ fn fitted(object: &Value, api_version: &str, live: Option<&Value>) -> Value {
         *version = api_version.into();
     }
     let Some(live) = live else { return wanted };
-    // A change that a running proxy takes by itself rolls no pod.
+    // A change that a running proxy takes by itself rolls no pod, and neither does a restart that was.
     settle_generation(&mut wanted, live);
+    settle_restart(&mut wanted, live);
     let fixed: &[&str] = match text(object, "/kind") {
         "StatefulSet" => &["serviceName", "selector", "volumeClaimTemplates", "podManagementPolicy"],
         "Deployment" => &["selector"],

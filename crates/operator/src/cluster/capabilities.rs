@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use kube::Client;
 use skep_api::crd::{GROUP, Kind};
 
+use crate::apply::rebuild::leaves_objects_behind;
+
 /// What discovery says, as far as it decides what the operator does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
@@ -18,6 +20,8 @@ pub struct Capabilities {
     pub openshift: bool,
     /// VirtualMCPServer is there, another operator's kind that can refer to our configs: its version.
     pub virtual_servers: Option<String>,
+    /// An apply leaves the objects behind whose fields it takes away (before Kubernetes 1.22).
+    pub leaves_objects_behind: bool,
 }
 
 impl Capabilities {
@@ -26,7 +30,11 @@ impl Capabilities {
     /// # Errors
     /// When it can't be asked.
     pub async fn discover(client: &Client) -> Result<Self, kube::Error> {
-        let mut found = Self::default();
+        let version = client.apiserver_version().await?;
+        let mut found = Self {
+            leaves_objects_behind: leaves_objects_behind(&version.major, &version.minor),
+            ..Self::default()
+        };
         let groups = client.list_api_groups().await?;
         for group in groups.groups {
             match group.name.as_str() {
@@ -38,10 +46,10 @@ impl Capabilities {
                     }
                 }
                 "policy" => found.budgets(client, &group.versions).await?,
-                "monitoring.coreos.com" => {
-                    let list = client.list_api_group_resources("monitoring.coreos.com/v1").await;
-                    found.service_monitors =
-                        list.is_ok_and(|list| list.resources.iter().any(|one| one.name == "servicemonitors"));
+                "monitoring.coreos.com" if group.versions.iter().any(|served| served.version == "v1") => {
+                    // An error is no answer: who took it for a no would remove what is there.
+                    let list = client.list_api_group_resources("monitoring.coreos.com/v1").await?;
+                    found.service_monitors = list.resources.iter().any(|one| one.name == "servicemonitors");
                 }
                 "route.openshift.io" | "security.openshift.io" => found.openshift = true,
                 _ => {}
@@ -58,6 +66,17 @@ impl Capabilities {
     /// Kinds whose CRD is missing.
     pub fn missing(&self) -> Vec<Kind> {
         Kind::ALL.into_iter().filter(|kind| !self.kinds.contains_key(kind)).collect()
+    }
+
+    /// True when all of this is in `now` too.
+    fn is_in(&self, now: &Self) -> bool {
+        let budgets = self.disruption_budgets.is_none() || self.disruption_budgets == now.disruption_budgets;
+        let servers = self.virtual_servers.is_none() || self.virtual_servers == now.virtual_servers;
+        self.kinds.iter().all(|(kind, version)| now.kinds.get(kind) == Some(version))
+            && budgets
+            && servers
+            && self.service_monitors <= now.service_monitors
+            && self.openshift <= now.openshift
     }
 
     /// Newer versions are asked for first, and the first that has a kind counts.
@@ -89,5 +108,84 @@ impl Capabilities {
             }
         }
         Ok(())
+    }
+}
+
+/// Decides when an API server has changed. What came counts at once; that something went only counts when it is
+/// said twice in a row, for an API server that starts or loses a part of itself has less for a moment.
+#[derive(Debug)]
+pub struct Watcher {
+    known: Capabilities,
+    doubtful: Option<Capabilities>,
+}
+
+/// What an answer of the API server means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has what it had.
+    Same,
+    /// Something seems to be gone; it has to be asked again.
+    Doubtful,
+    /// It has other things than before.
+    Changed,
+}
+
+impl Watcher {
+    /// `known` is what the API server had at first.
+    pub fn new(known: Capabilities) -> Self {
+        Self { known, doubtful: None }
+    }
+
+    /// Takes an answer; `None`: there was an error.
+    pub fn take(&mut self, now: Option<Capabilities>) -> Answer {
+        let doubtful = self.doubtful.take();
+        match now {
+            None => Answer::Same,
+            Some(now) if now == self.known => Answer::Same,
+            Some(now) if self.known.is_in(&now) || doubtful.as_ref() == Some(&now) => Answer::Changed,
+            Some(now) => {
+                self.doubtful = Some(now);
+                Answer::Doubtful
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(kinds: &[Kind], service_monitors: bool) -> Capabilities {
+        let kinds = kinds.iter().map(|kind| (*kind, "v1beta1".to_owned())).collect();
+        Capabilities { kinds, service_monitors, ..Capabilities::default() }
+    }
+
+    #[test]
+    fn what_is_gone_is_believed_when_it_is_said_twice() {
+        let full = with(&[Kind::MCPServer, Kind::MCPGroup], true);
+        let less = with(&[Kind::MCPServer, Kind::MCPGroup], false);
+        let least = with(&[Kind::MCPServer], false);
+        let mut watcher = Watcher::new(full.clone());
+        for (now, answer) in [
+            (Some(&less), Answer::Doubtful),
+            (Some(&full), Answer::Same),
+            (Some(&less), Answer::Doubtful),
+            (None, Answer::Same),
+            (Some(&less), Answer::Doubtful),
+            (Some(&least), Answer::Doubtful),
+            (Some(&least), Answer::Changed),
+        ] {
+            assert_eq!(watcher.take(now.cloned()), answer, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_new_counts_at_once() {
+        let mut watcher = Watcher::new(with(&[Kind::MCPServer], false));
+        assert_eq!(watcher.take(Some(with(&[Kind::MCPServer], true))), Answer::Changed);
+        // In another version it is something new for something that is gone.
+        let mut newer = with(&[Kind::MCPServer], false);
+        newer.kinds.insert(Kind::MCPServer, "v1".to_owned());
+        assert_eq!(watcher.take(Some(newer)), Answer::Doubtful);
     }
 }

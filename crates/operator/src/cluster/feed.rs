@@ -10,69 +10,83 @@ use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use serde_json::Value;
-use skep_runtime::health::Readiness;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::store::{Change, Feed};
+use super::progress::{Absent, Progress};
+use super::store::{Change, Feed, Store};
 use super::{Cluster, Resource};
 
 /// How often namespaces are asked for where they can't be watched.
 const NAMESPACE_INTERVAL: Duration = Duration::from_secs(30);
+/// The same for one that could not be had.
+const ABSENT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Called with every change, in the order of each watch.
 pub type Sink = Arc<dyn Fn(Resource, &Change) + Send + Sync>;
 
-/// The watches of one operator. They end when this is dropped.
-#[derive(Debug)]
+/// The watches of one operator. They end when this is dropped, and what they said about readiness is withdrawn.
 pub struct Feeds {
     tasks: JoinSet<()>,
-    open: watch::Receiver<usize>,
+    progress: Arc<Progress>,
     stop: CancellationToken,
 }
 
 impl Feeds {
-    /// Starts every watch. `readiness` says which of them has not listed yet, or fails.
-    pub fn start(client: &Client, cluster: &Arc<Cluster>, sink: &Sink, readiness: &Readiness) -> Self {
+    /// Starts every watch. `progress` learns which of them has not listed yet, or fails.
+    pub fn start(client: &Client, cluster: &Arc<Cluster>, sink: &Sink, progress: Arc<Progress>) -> Self {
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         let mut watches = Vec::new();
         for resource in Resource::all() {
             let Some(api) = resource.api(&cluster.capabilities) else { continue };
-            if cluster.namespaces.is_empty() || resource.is_cluster_wide() {
+            if cluster.namespaces.is_empty() {
                 watches.push((resource, api, None));
             } else {
                 let each = cluster.namespaces.iter().cloned();
                 watches.extend(each.map(|namespace| (resource, api.clone(), Some(namespace))));
             }
         }
-        let (sender, open) = watch::channel(watches.len());
-        for (resource, api, namespace) in watches {
-            let part = match &namespace {
-                Some(namespace) => format!("cache {} of {namespace}", label(resource)),
-                None => format!("cache {}", label(resource)),
-            };
-            readiness.not_ready(&part, "is being filled");
-            let listed = Listed { part, readiness: readiness.clone(), open: Some(sender.clone()) };
-            let feed = Feed::new(cluster.store(resource), namespace.clone());
+        let watches: Vec<_> = watches
+            .into_iter()
+            .map(|(resource, api, namespace)| {
+                // All are expected before the first can be done.
+                let listed = Listed::expected(resource, namespace.as_deref(), &progress);
+                (resource, api, namespace, listed)
+            })
+            .collect();
+        for (resource, api, namespace, listed) in watches {
             let sink = Arc::clone(sink);
-            if resource == Resource::Namespace && !cluster.namespaces.is_empty() {
-                let namespaces = cluster.namespaces.clone();
-                let asking = ask_for_namespaces(client.clone(), namespaces, feed, sink, listed);
-                tasks.spawn(until(stop.clone(), asking));
-            } else {
-                let events = events(client, resource, &api, namespace.as_deref());
-                tasks.spawn(until(stop.clone(), follow(resource, events, feed, sink, listed)));
+            match namespace {
+                Some(namespace) if resource.is_cluster_wide() => {
+                    let feed = Feed::new(cluster.store(resource), None);
+                    let asking = ask_for_namespace(
+                        client.clone(),
+                        namespace,
+                        cluster.store(resource),
+                        feed,
+                        sink,
+                        listed,
+                    );
+                    tasks.spawn(until(stop.clone(), asking));
+                }
+                namespace => {
+                    let events = events(client, resource, &api, namespace.as_deref());
+                    let feed = Feed::new(cluster.store(resource), namespace);
+                    tasks.spawn(until(stop.clone(), follow(resource, events, feed, sink, listed)));
+                }
             }
         }
-        Self { tasks, open, stop }
+        Self { tasks, progress, stop }
     }
 
-    /// Waits until every watch has listed once.
-    pub async fn synced(&mut self) {
-        // The senders live as long as the tasks, which only end with this.
-        let _ = self.open.wait_for(|open| *open == 0).await;
+    /// Waits until a watch ends though nobody asked it to: a fault of ours.
+    pub async fn broken(&mut self) {
+        match self.tasks.join_next().await {
+            Some(Ok(())) => tracing::error!("a watch ended by itself"),
+            Some(Err(error)) => tracing::error!(%error, "a watch broke"),
+            None => std::future::pending().await,
+        }
     }
 
     /// Ends the watches.
@@ -82,29 +96,50 @@ impl Feeds {
     }
 }
 
+impl Drop for Feeds {
+    fn drop(&mut self) {
+        self.progress.close();
+    }
+}
+
 async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     stop.run_until_cancelled(work).await;
 }
 
-/// Says once that a watch has listed.
+/// Tells how far one watch is.
 struct Listed {
+    scope: String,
     part: String,
-    readiness: Readiness,
-    open: Option<watch::Sender<usize>>,
+    progress: Arc<Progress>,
 }
 
 impl Listed {
-    fn yes(&mut self) {
-        self.readiness.ready(&self.part);
-        if let Some(open) = self.open.take() {
-            open.send_modify(|open| *open = open.saturating_sub(1));
-        }
+    fn expected(resource: Resource, namespace: Option<&str>, progress: &Arc<Progress>) -> Self {
+        let part = match namespace {
+            Some(namespace) => format!("cache {} of {namespace}", label(resource)),
+            None => format!("cache {}", label(resource)),
+        };
+        let scope = namespace.unwrap_or_default().to_owned();
+        progress.expect(&scope, &part);
+        Self { scope, part, progress: Arc::clone(progress) }
+    }
+
+    fn yes(&self) {
+        self.progress.listed(&self.scope, &self.part);
     }
 
     fn no(&self, why: &str) {
-        // A cache that was filled once goes on serving what it has.
-        if self.open.is_some() {
-            self.readiness.not_ready(&self.part, why);
+        self.progress.failed(&self.scope, &self.part, why);
+    }
+}
+
+/// Hands changes on. A fault of ours with one object stops no watch.
+fn pass_on(sink: &Sink, resource: Resource, changes: Vec<Change>) {
+    for change in changes {
+        let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sink(resource, &change)));
+        if passed.is_err() {
+            let name = change.latest().and_then(|object| object.pointer("/metadata/name")?.as_str());
+            tracing::error!(resource = label(resource), name, "taking a change panicked; it is passed over");
         }
     }
 }
@@ -146,15 +181,13 @@ async fn follow(
     mut events: impl Stream<Item = Result<Event<Value>, watcher::Error>> + Unpin,
     mut feed: Feed,
     sink: Sink,
-    mut listed: Listed,
+    listed: Listed,
 ) {
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
                 let complete = matches!(event, Event::InitDone);
-                for change in feed.take(event) {
-                    sink(resource, &change);
-                }
+                pass_on(&sink, resource, feed.take(event));
                 if complete {
                     listed.yes();
                 }
@@ -169,37 +202,54 @@ async fn follow(
 }
 
 /// Rights on one namespace allow to get it, not to watch it.
-async fn ask_for_namespaces(
+async fn ask_for_namespace(
     client: Client,
-    namespaces: Vec<String>,
+    name: String,
+    store: Arc<Store>,
     mut feed: Feed,
     sink: Sink,
-    mut listed: Listed,
+    listed: Listed,
 ) {
     let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client);
+    let mut said = None;
     loop {
-        let mut complete = true;
-        for name in &namespaces {
-            match api.get_metadata_opt(name).await {
-                Ok(Some(found)) => {
-                    let object = metadata_value(found);
-                    for change in feed.take(Event::Apply(object)) {
-                        sink(Resource::Namespace, &change);
-                    }
+        let mut wait = NAMESPACE_INTERVAL;
+        match api.get_metadata_opt(&name).await {
+            Ok(Some(found)) => {
+                pass_on(&sink, Resource::Namespace, feed.take(Event::Apply(metadata_value(found))));
+                listed.progress.asked(&name, None);
+                listed.yes();
+                said = None;
+            }
+            Ok(None) => {
+                if let Some(last) = store.get("", &name) {
+                    pass_on(&sink, Resource::Namespace, feed.take(Event::Delete((*last).clone())));
                 }
-                Ok(None) => {}
-                Err(error) => {
-                    complete = false;
-                    let error = chain(&error);
-                    listed.no(&error);
-                    tracing::warn!(namespace = name, %error, "the labels of a namespace could not be read");
+                listed.progress.asked(&name, Some(Absent::Missing));
+                // It is known that it is not there; its objects wait until its labels are known.
+                listed.yes();
+                wait = ABSENT_INTERVAL;
+                tell_once(&mut said, &name, "there is no such namespace");
+            }
+            Err(error) => {
+                let text = chain(&error);
+                if matches!(&error, kube::Error::Api(status) if status.code == 403) {
+                    listed.progress.asked(&name, Some(Absent::Refused(text.clone())));
                 }
+                listed.no(&text);
+                wait = ABSENT_INTERVAL;
+                tell_once(&mut said, &name, &text);
             }
         }
-        if complete {
-            listed.yes();
-        }
-        tokio::time::sleep(NAMESPACE_INTERVAL).await;
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Logs why a namespace can't be had when it was not said before.
+fn tell_once(said: &mut Option<String>, namespace: &str, why: &str) {
+    if said.as_deref() != Some(why) {
+        tracing::warn!(namespace, why, "a namespace of WATCH_NAMESPACE can't be read; it is asked for again");
+        *said = Some(why.to_owned());
     }
 }
 
@@ -213,7 +263,7 @@ fn convert<K>(event: Event<K>, with: impl Fn(K) -> Value) -> Event<Value> {
     }
 }
 
-fn metadata_value<K>(mut object: PartialObjectMeta<K>) -> Value
+pub(super) fn metadata_value<K>(mut object: PartialObjectMeta<K>) -> Value
 where
     PartialObjectMeta<K>: kube::ResourceExt,
 {
@@ -253,4 +303,42 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use serde_json::json;
+    use skep_runtime::health::Readiness;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_on_which_a_change_breaks_does_not_end_the_watch() {
+        let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+        let sink: Sink = {
+            let seen = Arc::clone(&seen);
+            Arc::new(move |_, change| {
+                let name = change.latest().unwrap()["metadata"]["name"].as_str().unwrap().to_owned();
+                assert!(name != "bad", "a fault");
+                seen.lock().unwrap().push(name);
+            })
+        };
+        let object = |name: &str| json!({"metadata": {"name": name, "resourceVersion": "1"}});
+        let events = [
+            Event::Init,
+            Event::InitApply(object("a")),
+            Event::InitApply(object("bad")),
+            Event::InitDone,
+            Event::Apply(object("b")),
+        ];
+        let progress = Arc::new(Progress::new(Readiness::new(), Box::new(|_| {})));
+        let listed = Listed::expected(Resource::Pod, None, &progress);
+        let feed = Feed::new(Arc::default(), None);
+        let events = futures_util::stream::iter(events.map(Ok));
+        follow(Resource::Pod, events, feed, sink, listed).await;
+        assert_eq!(*seen.lock().unwrap(), ["a", "b"]);
+        assert!(progress.knows("any"));
+    }
 }

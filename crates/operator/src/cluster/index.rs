@@ -39,14 +39,49 @@ impl Referred {
 /// Direct references of every object, both ways.
 #[derive(Debug, Default)]
 pub struct Index {
+    /// What its spec names.
     forward: HashMap<Key, BTreeSet<Reference>>,
+    /// What only the content of its ConfigMaps names.
+    named: HashMap<Key, BTreeSet<Reference>>,
     reverse: BTreeMap<Referred, BTreeSet<Key>>,
 }
 
 impl Index {
-    /// Sets what an object refers to. Gives what it refers to now and did not before, or the other way round.
+    /// Sets what an object's spec refers to. Gives what the object refers to now and did not before, or the
+    /// other way round. What the content of ConfigMaps names is forgotten: whoever plans it next reads it anew.
     pub fn set(&mut self, key: &Key, references: BTreeSet<Reference>) -> Vec<Referred> {
-        let before = self.forward.remove(key).unwrap_or_default();
+        let before = self.of(key);
+        self.named.remove(key);
+        if references.is_empty() {
+            self.forward.remove(key);
+        } else {
+            self.forward.insert(key.clone(), references);
+        }
+        self.changed(key, &before)
+    }
+
+    /// Sets what an object refers to besides what its spec says, through the content of its ConfigMaps.
+    pub fn set_named(&mut self, key: &Key, references: BTreeSet<Reference>) {
+        let before = self.of(key);
+        if references.is_empty() {
+            self.named.remove(key);
+        } else {
+            self.named.insert(key.clone(), references);
+        }
+        self.changed(key, &before);
+    }
+
+    /// What the content of an object's ConfigMaps named when it was last read.
+    pub fn named(&self, key: &Key) -> BTreeSet<Reference> {
+        self.named.get(key).cloned().unwrap_or_default()
+    }
+
+    fn of(&self, key: &Key) -> BTreeSet<Reference> {
+        [&self.forward, &self.named].into_iter().filter_map(|side| side.get(key)).flatten().cloned().collect()
+    }
+
+    fn changed(&mut self, key: &Key, before: &BTreeSet<Reference>) -> Vec<Referred> {
+        let references = self.of(key);
         let changed: Vec<Referred> = before
             .symmetric_difference(&references)
             .map(|reference| Referred { namespace: key.namespace.clone(), reference: reference.clone() })
@@ -60,9 +95,6 @@ impl Index {
                     self.reverse.remove(referred);
                 }
             }
-        }
-        if !references.is_empty() {
-            self.forward.insert(key.clone(), references);
         }
         changed
     }
@@ -133,5 +165,21 @@ mod tests {
         index.set(&server, BTreeSet::new());
         assert!(index.referrers(&Referred::new("ns", group.0, group.1)).is_empty());
         assert!(index.forward.is_empty() && index.reverse.is_empty());
+    }
+
+    #[test]
+    fn what_a_config_map_names_comes_and_goes_without_what_the_spec_says() {
+        let mut index = Index::default();
+        let server = key(Kind::MCPServer, "a");
+        let secret = |name: &str| Referred::new("ns", Target::Secret, name);
+        index.set(&server, refers(&[(Target::ConfigMap, "c"), (Target::Secret, "both")]));
+        index.set_named(&server, refers(&[(Target::Secret, "s"), (Target::Secret, "both")]));
+        assert_eq!(index.affected(&secret("s")), BTreeSet::from([server.clone()]));
+        index.set_named(&server, refers(&[(Target::Secret, "t")]));
+        assert!(index.affected(&secret("s")).is_empty());
+        assert_eq!(index.affected(&secret("both")), BTreeSet::from([server.clone()]));
+        assert_eq!(index.affected(&secret("t")), BTreeSet::from([server.clone()]));
+        index.set(&server, BTreeSet::new());
+        assert!(index.forward.is_empty() && index.named.is_empty() && index.reverse.is_empty());
     }
 }

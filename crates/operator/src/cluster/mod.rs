@@ -5,6 +5,7 @@ mod capabilities;
 pub mod feed;
 mod index;
 mod lookups;
+pub mod progress;
 mod resource;
 pub mod store;
 mod triggers;
@@ -17,7 +18,7 @@ use kube::Client;
 use serde_json::Value;
 use skep_api::crd::Kind;
 
-pub use self::capabilities::Capabilities;
+pub use self::capabilities::{Answer, Capabilities, Watcher};
 pub use self::index::{Index, Referred};
 pub use self::lookups::{Lookups, SecretKeys};
 pub use self::resource::Resource;
@@ -33,6 +34,7 @@ pub struct Cluster {
     pub settings: Settings,
     /// Namespaces that are looked at; empty: all.
     pub namespaces: Vec<String>,
+    client: Client,
     stores: BTreeMap<Resource, Arc<Store>>,
     index: Mutex<Index>,
     lookups: Lookups,
@@ -49,11 +51,14 @@ impl Cluster {
         settings.openshift = capabilities.openshift;
         settings.service_monitors = capabilities.service_monitors;
         let stores: BTreeMap<Resource, Arc<Store>> =
-            Resource::all().map(|resource| (resource, Arc::default())).collect();
+            Resource::all().map(|resource| (resource, Arc::new(store_of(resource)))).collect();
         let metadata = |resource| stores.get(&resource).cloned().unwrap_or_default();
-        let lookups =
-            Lookups::new(client, metadata(Resource::SecretMetadata), metadata(Resource::ConfigMapMetadata));
-        Self { capabilities, settings, namespaces, stores, index: Mutex::default(), lookups }
+        let lookups = Lookups::new(
+            client.clone(),
+            metadata(Resource::SecretMetadata),
+            metadata(Resource::ConfigMapMetadata),
+        );
+        Self { capabilities, settings, namespaces, client, stores, index: Mutex::default(), lookups }
     }
 
     /// The cache of one resource; one that the API server has not is empty.
@@ -87,11 +92,7 @@ impl Cluster {
 
     /// Pods of a workload: the proxy's and the backend's, by their labels.
     pub fn pods_of(&self, key: &Key) -> Vec<Arc<Value>> {
-        self.store(Resource::Pod)
-            .list(&key.namespace)
-            .into_iter()
-            .filter(|pod| triggers::pod_owner(pod).as_ref() == Some(key))
-            .collect()
+        self.store(Resource::Pod).group(&key.namespace, &group_of_pods(key))
     }
 
     /// The workload that a pod belongs to.
@@ -104,16 +105,30 @@ impl Cluster {
         Resource::MADE
             .into_iter()
             .flat_map(|resource| {
-                let objects = self.store(resource).list(namespace);
+                let objects = self.store(resource).group(namespace, uid);
                 objects.into_iter().map(move |object| (resource, object))
             })
-            .filter(|(_, object)| controller(object).is_some_and(|owner| owner.uid == uid))
             .collect()
     }
 
     fn with_index<T>(&self, act: impl FnOnce(&mut Index) -> T) -> T {
         act(&mut self.index.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Made objects are found by the uid of their controller, pods by their workload, without a look at others.
+fn store_of(resource: Resource) -> Store {
+    if resource == Resource::Pod {
+        Store::grouped(|pod| triggers::pod_owner(pod).as_ref().map(group_of_pods))
+    } else if Resource::MADE.contains(&resource) {
+        Store::grouped(|object| controller(object).map(|owner| owner.uid))
+    } else {
+        Store::default()
+    }
+}
+
+fn group_of_pods(key: &Key) -> String {
+    format!("{}/{}", key.kind, key.name)
 }
 
 /// The controller of an object, from its owner references.

@@ -29,6 +29,9 @@ use crate::events::Events;
 use crate::metrics::OperatorMetrics;
 use crate::queue::Key;
 
+/// How often an object is looked at again whose namespace is being deleted.
+const NAMESPACE_GOES: Duration = Duration::from_secs(10);
+
 /// What every reconcile works with.
 pub struct Context {
     /// Writes only while this operator leads.
@@ -125,6 +128,18 @@ impl ReconcileError {
         }
     }
 
+    /// True when nothing can be made because the namespace is being deleted.
+    pub fn is_namespace_going(&self) -> bool {
+        let (Self::Api { source, .. } | Self::Apply(ApplyError::Api { source, .. })) = self else {
+            return false;
+        };
+        let kube::Error::Api(status) = source else { return false };
+        let mut causes = status.details.iter().flat_map(|details| &details.causes);
+        status.code == 403
+            && (causes.any(|cause| cause.reason == "NamespaceTerminating")
+                || status.message.contains("because it is being terminated"))
+    }
+
     /// The error with its causes.
     pub fn text(&self) -> String {
         chain(self)
@@ -142,7 +157,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Next, ReconcileEr
         context.dropped.forget(key);
         return Ok(Next::Change);
     };
-    match key.kind {
+    let result = match key.kind {
         Kind::MCPServer | Kind::MCPRemoteProxy => workload::reconcile(context, key, &value).await,
         Kind::MCPGroup => group::reconcile(context, key, &value).await,
         Kind::MCPServerEntry => entry::reconcile(context, key, &value).await,
@@ -152,5 +167,37 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Next, ReconcileEr
         | Kind::MCPAuthzConfig
         | Kind::MCPTelemetryConfig
         | Kind::MCPWebhookConfig => config::reconcile(context, key, &value).await,
+    };
+    match result {
+        // Everything goes, and nobody has to hear that it can't be mended.
+        Err(error) if error.is_namespace_going() => Ok(Next::After(NAMESPACE_GOES)),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_goes_is_told_from_a_missing_right() {
+        let error = |code: u16, message: &str, details: Value| {
+            let status = json!({"status": "Failure", "code": code, "reason": "Forbidden", "message": message, "details": details});
+            let source = kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()));
+            ReconcileError::Apply(ApplyError::Api { action: "applying", what: "Role `r`".to_owned(), source })
+        };
+        let caused = json!({"causes": [{"reason": "NamespaceTerminating", "message": "", "field": "metadata.namespace"}]});
+        let said = "unable to create new content in namespace x because it is being terminated";
+        for (error, expected) in [
+            (error(403, "", caused.clone()), true),
+            (error(403, said, Value::Null), true),
+            (error(403, "roles is forbidden", json!({"causes": []})), false),
+            (error(409, said, caused), false),
+            (ReconcileError::Apply(ApplyError::Kind("x".to_owned())), false),
+        ] {
+            assert_eq!(error.is_namespace_going(), expected, "{error:?}");
+        }
     }
 }

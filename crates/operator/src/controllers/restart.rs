@@ -6,6 +6,7 @@ use skep_api::crd::Kind;
 
 use super::deletion::patch;
 use super::{Context, ReconcileError};
+use crate::observe::is_of_deployment;
 use crate::plan::{Planned, Restart, RestartStrategy};
 use crate::queue::Key;
 
@@ -46,7 +47,7 @@ async fn delete_older_pods(context: &Context, key: &Key, at: &str) -> Result<(),
         let proxy = text("/metadata/labels/app.kubernetes.io~1name") == "mcpserver";
         let older =
             text("/metadata/creationTimestamp").parse().is_ok_and(|made: jiff::Timestamp| made < wished);
-        if !proxy || !older {
+        if !proxy || !older || !is_of_deployment(&pod, &key.name) {
             continue;
         }
         let params = DeleteParams {

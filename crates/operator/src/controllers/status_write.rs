@@ -3,7 +3,8 @@
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use super::{Context, ReconcileError};
+use super::dropped::without_phase;
+use super::{Context, ErrorKind, ReconcileError};
 use crate::cluster::Resource;
 use crate::events::Severity;
 use crate::queue::Key;
@@ -21,28 +22,60 @@ pub(super) async fn write(
     status: &Value,
 ) -> Result<bool, ReconcileError> {
     let present = object.get("status").cloned().unwrap_or_else(|| json!({}));
-    let Some(mut body) = patch(&present, status) else { return Ok(false) };
+    let wanted = context.dropped.allowed(key.kind, status);
+    if patch(&present, &wanted).is_none() || context.dropped.is_known(key, &present, &wanted) {
+        return Ok(false);
+    }
+    let Some(objects) = objects(context, key) else { return Ok(false) };
+    match send(&objects, key, object, &present, &wanted).await {
+        Err(error) if error.kind() == ErrorKind::Invalid => {
+            // An older CRD has other phases. What else the status says is worth more than its phase.
+            let Some(reduced) = without_phase(&wanted) else { return Err(error) };
+            let written = send(&objects, key, object, &present, &reduced).await?;
+            context.dropped.refused(key.kind, &wanted);
+            finish(context, key, object, &present, &reduced, written).await
+        }
+        Err(error) => Err(error),
+        Ok(written) => finish(context, key, object, &present, &wanted, written).await,
+    }
+}
+
+/// Sends what changes; none when that is nothing.
+async fn send(
+    objects: &Api<DynamicObject>,
+    key: &Key,
+    object: &Value,
+    present: &Value,
+    status: &Value,
+) -> Result<Option<DynamicObject>, ReconcileError> {
+    let Some(mut body) = patch(present, status) else { return Ok(None) };
     // With the version it was decided from, so that a newer decision is never overwritten by an older one.
     let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
     if let Some(body) = body.as_object_mut() {
         body.insert("metadata".to_owned(), json!({"resourceVersion": version}));
     }
-    if context.dropped.is_known(key, &present, status) {
-        return Ok(false);
-    }
-    let Some(objects) = objects(context, key) else { return Ok(false) };
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-    let found = objects
-        .patch_status(&key.name, &params, &Patch::Merge(&body))
-        .await
-        .map_err(ReconcileError::api("writing the status"))?;
+    let written = objects.patch_status(&key.name, &params, &Patch::Merge(&body)).await;
+    written.map(Some).map_err(ReconcileError::api("writing the status"))
+}
+
+/// Takes what the API server made of a status, and tells what changed.
+async fn finish(
+    context: &Context,
+    key: &Key,
+    object: &Value,
+    present: &Value,
+    status: &Value,
+    written: Option<DynamicObject>,
+) -> Result<bool, ReconcileError> {
+    let Some(found) = written else { return Ok(false) };
     let mut found = serde_json::to_value(found).unwrap_or_default();
     if let Some(metadata) = found.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.shift_remove("managedFields");
     }
     context.dropped.note(key, found.get("status").unwrap_or(&Value::Null), status);
     context.cluster.store(Resource::Ours(key.kind)).written(found);
-    tell(context, key, object, &present, status).await;
+    tell(context, key, object, present, status).await;
     Ok(true)
 }
 

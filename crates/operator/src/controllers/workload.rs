@@ -1,5 +1,7 @@
 //! MCPServer and MCPRemoteProxy: what is planned is applied, what is observed is said.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use skep_api::crd::{Kind, Object};
 use skep_api::names;
@@ -10,7 +12,9 @@ use super::status_write::write;
 use super::{Context, ErrorKind, Next, ReconcileError, restart};
 use crate::apply::{Applied, ApplyError, Owner};
 use crate::cluster::{Resource, controller};
-use crate::observe::{ApplyFailure, Deployment, Observed, Pods, StatefulSet};
+use crate::observe::{
+    ApplyFailure, Deployment, Observed, Pods, StatefulSet, is_of_deployment, is_of_stateful_set,
+};
 use crate::plan::{Planned, plan_object, suspended};
 use crate::queue::Key;
 use crate::status;
@@ -18,11 +22,14 @@ use crate::status;
 /// What ToolHive's operator puts on an MCPServer. We put nothing on it.
 const TOOLHIVES_FINALIZER: &str = "mcpserver.toolhive.stacklok.dev/finalizer";
 
+/// How soon names that a predecessor still has are tried again.
+const PREDECESSOR_GOES: Duration = Duration::from_secs(2);
+
 /// Brings everything that belongs to a workload to what its spec and its world say.
 pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Result<Next, ReconcileError> {
     let Ok(object) = Object::parse(value) else { return Ok(Next::Change) };
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let owner = Owner { namespace: &key.namespace, name: &key.name, uid: &uid };
+    let owner = Owner { kind: key.kind.as_str(), namespace: &key.namespace, name: &key.name, uid: &uid };
     if object.metadata.is_terminating() {
         return finish(context, key, value, &object, owner).await;
     }
@@ -40,7 +47,8 @@ pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Re
         Err(error) => {
             let error = ReconcileError::from(error);
             // Only what the API server says for good belongs into the status.
-            if !matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Forbidden) {
+            let for_good = matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Forbidden);
+            if !for_good || error.is_namespace_going() {
                 return Err(error);
             }
             (Applied::default(), failure(&error), Some(error))
@@ -55,6 +63,8 @@ pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Re
     context.anonymous.note(key, &planned, &context.metrics);
     match error {
         Some(error) => Err(error),
+        // What an object of the same name before this one had is about to go.
+        None if !applied.waiting.is_empty() => Ok(Next::After(PREDECESSOR_GOES)),
         // Who has the name may give it up, and nobody tells.
         None if !observed.conflicts.is_empty() => Ok(Next::After(super::deletion::LOOK_AGAIN)),
         None => Ok(Next::Change),
@@ -122,7 +132,7 @@ fn failure(error: &ReconcileError) -> Option<ApplyFailure> {
     Some(ApplyFailure { what: what.clone(), why: status.message.clone() })
 }
 
-/// What the caches and the proxies' reports say.
+/// What the caches and the proxies' reports say. Labels alone make no pod ours.
 fn observe(
     context: &Context,
     key: &Key,
@@ -138,17 +148,18 @@ fn observe(
         Kind::MCPRemoteProxy => "mcpremoteproxy",
         _ => "mcpserver",
     };
+    let set = mine(Resource::StatefulSet).filter(|_| key.kind == Kind::MCPServer);
+    let set_uid = set.as_deref().and_then(|set| set.pointer("/metadata/uid")).and_then(Value::as_str);
     let pods = context.cluster.pods_of(key);
-    let (proxies, backends): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| {
+    let (mut proxies, mut backends): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| {
         pod.pointer("/metadata/labels/app.kubernetes.io~1name").and_then(Value::as_str) == Some(proxy)
     });
+    proxies.retain(|pod| is_of_deployment(pod, &key.name));
+    backends.retain(|pod| set_uid.is_some_and(|uid| is_of_stateful_set(pod, uid)));
     Observed {
         deployment: mine(Resource::Deployment).as_deref().map(Deployment::of),
         pods: Pods::of(proxies.iter().map(AsRef::as_ref)),
-        stateful_set: mine(Resource::StatefulSet)
-            .filter(|_| key.kind == Kind::MCPServer)
-            .as_deref()
-            .map(StatefulSet::of),
+        stateful_set: set.as_deref().map(StatefulSet::of),
         backend: Pods::of(backends.iter().map(AsRef::as_ref)),
         reports: context.reports.of(proxies.iter().map(AsRef::as_ref)),
         conflicts: applied.conflicts.clone(),

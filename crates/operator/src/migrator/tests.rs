@@ -53,7 +53,7 @@ fn crd() -> Value {
             "name": "things.toolhive.stacklok.dev", "uid": "u", "generation": 2, "resourceVersion": "5",
             "labels": {"toolhive.stacklok.dev/auto-migrate-storage-version": "true"},
         },
-        "spec": {"group": GROUP, "names": {"plural": "things"}, "versions": [
+        "spec": {"group": GROUP, "names": {"plural": "things", "kind": "MCPServer"}, "versions": [
             {"name": "v1alpha1", "served": true, "storage": false},
             {"name": "v1beta1", "served": true, "storage": true},
         ]},
@@ -310,8 +310,11 @@ async fn one_crd_that_fails_stops_no_other() {
         let mut other = crd();
         other["metadata"]["name"] = json!("others.toolhive.stacklok.dev");
         other["spec"]["names"]["plural"] = json!("others");
+        let mut foreign = crd();
+        foreign["metadata"]["name"] = json!("virtualmcpservers.toolhive.stacklok.dev");
+        foreign["spec"]["names"]["kind"] = json!("VirtualMCPServer");
         match path {
-            _ if path.contains("labelSelector=") => (200, json!({"items": [crd(), other]})),
+            _ if path.contains("labelSelector=") => (200, json!({"items": [crd(), foreign, other]})),
             _ if path.contains("/things?") => status(500),
             _ if path.contains("/others?") => (200, json!({"metadata": {}, "items": []})),
             _ if method == "GET" => (200, other),

@@ -1,15 +1,19 @@
 //! What is measured about a workload: facts from cached objects (pure), and what proxies say of themselves.
 
+mod owners;
 mod pods;
 mod replicas;
 mod report;
 mod reports;
 
+pub use self::owners::{is_of_deployment, is_of_stateful_set};
 pub use self::pods::{PodAddress, Pods};
 pub use self::replicas::{Deployment, ReplicaCondition, StatefulSet};
 pub(crate) use self::report::shown;
 pub use self::report::{BadReport, read as read_report};
-pub use self::reports::{PodReport, ReportError, ReportErrorKind, Reporter, ReporterSettings, STATUS_PORT};
+pub use self::reports::{
+    Pace, PodReport, ReportError, ReportErrorKind, Reporter, ReporterSettings, STATUS_PORT,
+};
 
 /// Everything that was observed about one workload at one moment.
 #[derive(Debug, Clone, Default)]

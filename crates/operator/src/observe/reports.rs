@@ -33,11 +33,16 @@ impl PodReport {
         Self { pod: pod.into(), said }
     }
 
+    /// True when the pod gave a report.
+    pub fn is_report(&self) -> bool {
+        self.said.is_ok()
+    }
+
     /// True when a status would say something else after this report. That the same was found once more, or
     /// how often something happened, makes none.
     pub fn differs(&self, other: &Self) -> bool {
         let telling = |report: &Self| {
-            let mut said = report.said.clone();
+            let mut said = report.said.clone().map_err(|error| error.to_string());
             if let Ok(proxy) = &mut said {
                 proxy.config.reloads = 0;
                 proxy.config.refused = 0;
@@ -58,6 +63,30 @@ impl PodReport {
     }
 }
 
+/// How often pods are asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Time between two reports of one pod.
+    pub interval: Duration,
+    /// Time after which one is asked again that gave no report; it doubles with each time.
+    pub after_failure: Duration,
+    /// Longest such time.
+    pub longest: Duration,
+    /// Time between two looks at which pods there are.
+    pub tick: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(60),
+            after_failure: Duration::from_secs(10),
+            longest: Duration::from_secs(300),
+            tick: Duration::from_secs(2),
+        }
+    }
+}
+
 /// How pods are asked.
 #[derive(Debug, Clone)]
 pub struct ReporterSettings {
@@ -69,6 +98,8 @@ pub struct ReporterSettings {
     pub timeout: Duration,
     /// Bytes of one answer.
     pub max_bytes: usize,
+    /// How often.
+    pub pace: Pace,
 }
 
 impl Default for ReporterSettings {
@@ -78,6 +109,7 @@ impl Default for ReporterSettings {
             egress: Egress::default(),
             timeout: Duration::from_secs(3),
             max_bytes: 64 * 1024,
+            pace: Pace::default(),
         }
     }
 }
@@ -87,6 +119,7 @@ impl Default for ReporterSettings {
 pub struct Reporter {
     client: GuardedClient,
     port: u16,
+    pace: Pace,
 }
 
 /// Why there is no report.
@@ -132,8 +165,8 @@ impl std::fmt::Display for ReportErrorKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Address => f.write_str("its address may not be called"),
-            Self::Unreachable => f.write_str("it cannot be reached"),
-            Self::TimedOut => f.write_str("it does not answer in time"),
+            // A pod behind a broken network is now the one and now the other.
+            Self::Unreachable | Self::TimedOut => f.write_str("it cannot be reached"),
             Self::Status(status) => write!(f, "it answers {status}"),
             Self::TooLarge => f.write_str("its report is too large"),
             Self::Unreadable => f.write_str("what it says is no report"),
@@ -172,7 +205,12 @@ impl Reporter {
         config.max_bytes = settings.max_bytes;
         // Each pod is asked about once a minute, and there may be more pods than a process may have files.
         config.idle_connections = 0;
-        Ok(Self { client: GuardedClient::new(config)?, port: settings.port })
+        Ok(Self { client: GuardedClient::new(config)?, port: settings.port, pace: settings.pace })
+    }
+
+    /// How often pods are asked.
+    pub fn pace(&self) -> Pace {
+        self.pace
     }
 
     /// Asks the pod at an address, as `status.podIP` has it. Redirects are not followed. The report is

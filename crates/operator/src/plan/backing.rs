@@ -79,7 +79,6 @@ fn shared(service: &str, config: &TelemetryConfigSpec, path: &str, findings: &mu
     };
     let Some(otel) = otel else { return Telemetry { config: Some(made), ..Telemetry::default() } };
     nothing_is_sent(path, findings);
-    made.endpoint = without_scheme(otel.endpoint.as_deref().unwrap_or_default());
     made.insecure = otel.insecure.unwrap_or(false);
     made.metrics_enabled = otel.metrics.as_ref().and_then(|part| part.enabled).unwrap_or(false);
     let tracing = otel.tracing.clone().unwrap_or_default();
@@ -129,7 +128,7 @@ fn written_here(
     let Some(otel) = otel else { return Some(config) };
     let at = "spec.telemetry.openTelemetry";
     nothing_is_sent(at, findings);
-    config.endpoint = without_scheme(&otel.endpoint.unwrap_or_default());
+    let endpoint = otel.endpoint.unwrap_or_default();
     config.service_name = otel.service_name.filter(|name| !name.is_empty()).unwrap_or(config.service_name);
     config.insecure = otel.insecure.unwrap_or(false);
     config.metrics_enabled = otel.metrics.and_then(|part| part.enabled).unwrap_or(false);
@@ -143,7 +142,7 @@ fn written_here(
             "The sampling rate is a number from 0 to 1, in quotes.",
         );
     }
-    if !config.endpoint.is_empty() && !config.metrics_enabled && !config.tracing_enabled {
+    if !endpoint.is_empty() && !config.metrics_enabled && !config.tracing_enabled {
         findings.error(
             at,
             INVALID_FIELD,
@@ -165,16 +164,13 @@ fn written_here(
     Some(config)
 }
 
+/// The proxy refuses to start with an endpoint, so its configuration has none: telemetry is not worth an outage.
 fn nothing_is_sent(path: &str, findings: &mut Findings<'_>) {
     findings.warning(
         path,
         NOT_YET_RUNNABLE,
-        "This is planned, but the proxy of this version sends nothing over OTLP yet and refuses to start with an endpoint. Prometheus metrics are always served.",
+        "The proxy of this version sends nothing over OTLP yet, so `endpoint` is left out of its configuration. Prometheus metrics are always served.",
     );
-}
-
-fn without_scheme(endpoint: &str) -> String {
-    endpoint.trim_start_matches("https://").trim_start_matches("http://").to_owned()
 }
 
 /// Variable that says under which name, and where, a proxy reports.

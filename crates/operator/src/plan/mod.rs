@@ -50,11 +50,11 @@ use skep_api::problem::Problem;
 use skep_api::runconfig::RunConfig;
 
 use self::findings::Findings;
-pub use self::generation::settle_generation;
+pub use self::generation::{settle_generation, settle_restart};
 pub use self::naming::collide;
 pub use self::references::{Reference, Target, references, references_in};
 pub use self::restart::{Restart, RestartStrategy};
-pub use self::suspension::suspended;
+pub use self::suspension::{is_open, suspended};
 pub use self::world::{DefaultRedis, Missing, Place, Settings, WorkloadName, World};
 
 /// Result of planning one object.
@@ -74,6 +74,9 @@ pub struct Planned {
     /// Why a proxy that still runs with an earlier configuration has to stop letting calls through; none
     /// when it may go on. A sentence for a human.
     pub suspend: Option<String>,
+    /// The same, for a proxy whose running configuration [`is_open`]: callers have to be judged here, and there
+    /// is no plan by which they would be. None when `suspend` says it already.
+    pub suspend_if_open: Option<String>,
     /// A restart that the object asks for, done or not.
     pub restart: Option<Restart>,
 }
@@ -139,6 +142,9 @@ pub fn plan_object(object: &Object, world: &World) -> Planned {
     planned.config_hash = hashes::own(object, world);
     planned.conditions.retain(|condition| scope::has(object.kind, &condition.kind));
     planned.suspend = suspension::reason(object, &planned.problems);
+    if planned.suspend.is_none() {
+        planned.suspend_if_open = suspension::reason_if_open(object, world, &planned);
+    }
     planned
 }
 
@@ -147,12 +153,17 @@ fn judge(object: &Object, world: &World) -> Planned {
     findings.problems.extend(object.findings.iter().cloned());
     findings.bounds.clone_from(&object.bounds);
     if object.metadata.is_terminating() {
-        findings.warning(
-            "metadata.deletionTimestamp",
-            "Terminating",
-            "The object is being deleted, so it is not planned.",
-        );
-        return findings.planned(None);
+        // Workloads that refer to a config go on with it until it is gone, so it is judged until then.
+        let planned = !object.kind.is_workload();
+        let message = if planned {
+            "The object is being deleted."
+        } else {
+            "The object is being deleted, so it is not planned."
+        };
+        findings.warning("metadata.deletionTimestamp", "Terminating", message);
+        if !planned {
+            return findings.planned(None);
+        }
     }
     match &object.spec {
         // Reading failed, and `findings` says why.

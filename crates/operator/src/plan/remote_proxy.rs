@@ -81,6 +81,7 @@ pub(super) fn plan(
     workload::session_storage(spec.replicas, spec.session_storage.as_ref(), &mut findings);
     let (session_redis, redis_password) = backing::sessions(spec.session_storage.as_ref(), &mut findings);
     workload::surroundings(&spec.resources, &spec.resource_overrides, &mut findings);
+    workload::service_account(spec.service_account.as_deref(), &mut findings);
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
     workload::endpoint_prefix(&spec.endpoint_prefix, &mut findings);
     template::check(spec.pod_template.as_ref(), template::Pod::Proxy, &mut findings);

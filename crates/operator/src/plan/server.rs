@@ -74,7 +74,8 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
         authorization,
         tools,
         audit: spec.audit,
-        anonymous: spec.anonymous,
+        // The proxy gives its credential to everybody only when it is told so, and the manifest got a warning.
+        anonymous: spec.anonymous || (!says_auth && outgoing.is_fixed()),
         allowed_hosts: spec.allowed_hosts.clone(),
     };
     let mut config = RunConfig::new(name, spec.transport);
@@ -220,16 +221,7 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
             "The number of proxy pods is not capped.",
         );
     }
-    if spec.service_account.is_some() {
-        let name = spec.service_account.as_deref().unwrap_or_default();
-        if name.ends_with("-proxy-runner") || name.ends_with("-remote-proxy-runner") {
-            findings.error(
-                "spec.serviceAccount",
-                "ReservedServiceAccount",
-                format!("`{name}` is the ServiceAccount of a proxy. Choose another."),
-            );
-        }
-    }
+    workload::service_account(spec.service_account.as_deref(), findings);
 }
 
 fn env_vars(spec: &Server) -> BTreeMap<String, String> {

@@ -121,6 +121,17 @@ pub(super) fn volumes(volumes: &[Volume], findings: &mut Findings<'_>) {
     }
 }
 
+/// Judges the ServiceAccount of pods: that of a proxy may read what the proxy refers to.
+pub(super) fn service_account(name: Option<&str>, findings: &mut Findings<'_>) {
+    // Also what a remote proxy's ends with.
+    let Some(name) = name.filter(|name| name.ends_with(&names::server_runner(""))) else { return };
+    findings.error(
+        "spec.serviceAccount",
+        "ReservedServiceAccount",
+        format!("`{}` is the ServiceAccount of a proxy. Choose another.", name.escape_debug()),
+    );
+}
+
 /// Judges an annotation of a pod.
 pub(super) fn pod_annotation(path: &str, key: &str, findings: &mut Findings<'_>) {
     let Some(vault) = key.strip_prefix("vault.hashicorp.com/") else { return };

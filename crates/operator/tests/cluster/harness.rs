@@ -30,6 +30,9 @@ use tokio_util::sync::CancellationToken;
 /// How long anything may take before a test gives up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What stands for the hash of a pod template.
+const TEMPLATE_HASH: &str = "5d4f8c7b9";
+
 /// One namespace of the shared API server. Cloning is not needed: tests borrow it.
 pub(crate) struct Cluster {
     pub(crate) plane: &'static ControlPlane,
@@ -172,10 +175,24 @@ impl Cluster {
 
     /// A running and ready pod of a workload's proxy, as a ReplicaSet would make it.
     pub(crate) async fn proxy_pod(&self, app: &str, name: &str, pod: &str, ip: &str) {
+        let labels =
+            json!({"app": app, "app.kubernetes.io/instance": name, "pod-template-hash": TEMPLATE_HASH});
+        let replica_set = self
+            .apply(json!({
+                "apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "metadata": {"name": format!("{name}-{TEMPLATE_HASH}"), "namespace": self.namespace},
+                "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": {
+                    "metadata": {"labels": labels}, "spec": {"containers": [{"name": "toolhive", "image": "skep"}]},
+                }},
+            }))
+            .await;
         self.apply(json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": pod, "namespace": self.namespace, "labels": {
-                "app": app, "app.kubernetes.io/name": app, "app.kubernetes.io/instance": name,
+            "metadata": {"name": pod, "namespace": self.namespace, "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": replica_set["metadata"]["name"],
+                "uid": replica_set["metadata"]["uid"], "controller": true,
+            }], "labels": {
+                "app": app, "pod-template-hash": TEMPLATE_HASH, "app.kubernetes.io/name": app, "app.kubernetes.io/instance": name,
                 "toolhive": "true", "toolhive-name": name,
             }},
             "spec": {"containers": [{"name": "toolhive", "image": "skep"}], "nodeName": "nowhere"},
@@ -283,6 +300,8 @@ pub(crate) struct Options {
     pub(crate) hook: Option<SharedHook>,
     /// Ask proxies, on 127.0.0.0/8 too.
     pub(crate) ask_proxies: bool,
+    /// How proxies are asked.
+    pub(crate) reporter: Option<ReporterSettings>,
     /// In place of the administrator's.
     pub(crate) token: Option<String>,
 }
@@ -359,7 +378,7 @@ impl Operator {
             readiness: readiness.clone(),
             clock,
             rng: SystemRng::shared(),
-            reporter: ReporterSettings::default(),
+            reporter: options.reporter.clone().unwrap_or_default(),
             leading: lead,
             observer: Some(Observer(Arc::new(move |key: &Key| {
                 *counted.lock().unwrap().entry(key.clone()).or_default() += 1;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -194,13 +193,14 @@ fn refused(calls: &[(Call, u16)]) -> Vec<String> {
     refused.map(|(call, _)| format!("{} {}", call.verb, call.path)).collect()
 }
 
-/// The first replacement of an object meets somebody else's.
+/// The first replacement of an object of each kind meets somebody else's.
 #[derive(Debug)]
-struct OneConflict(Arc<Recorder>, AtomicBool);
+struct OneConflict(Arc<Recorder>, Mutex<BTreeSet<String>>);
 
 impl Hook for OneConflict {
     fn before(&self, call: &Call) -> Verdict {
-        if call.verb == "update" && call.group == GROUP && !self.1.swap(true, Ordering::SeqCst) {
+        let first = || self.1.lock().unwrap().insert(call.resource.clone());
+        if call.verb == "update" && call.group == GROUP && first() {
             return Verdict::Answer { code: 409, reason: "Conflict".to_owned() };
         }
         Verdict::Pass
@@ -328,16 +328,6 @@ async fn what_is_rarely_done(all: &Cluster, operator: &Operator) {
         let name = if kind == Kind::MCPServer { "server" } else { "remote" };
         all.delete(kind.as_str(), name).await;
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    eprintln!(
-        "DEBUG {:#?}",
-        (
-            all.get("MCPOIDCConfig", "oidc").await,
-            all.get("MCPServer", "server").await.is_some(),
-            all.get("MCPRemoteProxy", "remote").await.is_some(),
-            refused(&operator.recorder.calls())
-        )
-    );
     all.gone("MCPOIDCConfig", "oidc").await;
     operator.settled().await;
 }
@@ -345,7 +335,7 @@ async fn what_is_rarely_done(all: &Cluster, operator: &Operator) {
 /// What the process does besides reconciling: migration, election, an event that is repeated.
 async fn side_calls(plane: &ControlPlane, token: &str) -> Vec<(Call, u16)> {
     let recorder = Recorder::shared();
-    let conflict = OneConflict(Arc::clone(&recorder), AtomicBool::new(false));
+    let conflict = OneConflict(Arc::clone(&recorder), Mutex::default());
     let layers = Layers { hook: Some(Arc::new(conflict)), ..Layers::default() };
     for definition in definitions() {
         let versions = definition["spec"]["versions"].as_array().unwrap();
@@ -368,7 +358,8 @@ async fn side_calls(plane: &ControlPlane, token: &str) -> Vec<(Call, u16)> {
     let manual = ManualClock::default();
     let clock: SharedClock = Arc::new(manual.clone());
     let gate = WriteGate::always_open(Arc::clone(&clock));
-    let metrics = OperatorMetrics::register(&Metrics::new());
+    let registry = Metrics::new();
+    let metrics = OperatorMetrics::register(&registry);
     let events =
         Events::new(client(plane, Some(token), &recorded).await, "test", gate, Arc::clone(&clock), metrics);
     let about = ObjectReference {
@@ -380,6 +371,12 @@ async fn side_calls(plane: &ControlPlane, token: &str) -> Vec<(Call, u16)> {
         events.publish_about(&about, Severity::Normal, "Tested", "Test", "twice").await;
         manual.advance(Duration::from_secs(120));
     }
+    let told = registry.encode();
+    assert!(
+        told.contains(r#"skep_operator_events_total{result="published"} 2"#),
+        "{:?}\n{told}",
+        recorder.calls()
+    );
 
     let clock = SystemClock::shared();
     let gate = WriteGate::closed(Arc::clone(&clock), Duration::ZERO);

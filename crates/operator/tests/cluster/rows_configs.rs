@@ -86,10 +86,11 @@ async fn telemetry_reaches_the_proxies_that_refer_to_it() {
         let rendered = run_config(&cluster, name, |config| config["telemetry_config"].is_object()).await;
         let telemetry = &rendered["telemetry_config"];
         assert_eq!(
-            (&telemetry["endpoint"], &telemetry["serviceName"]),
-            (&json!("otel.example.com:4318"), &json!(name)),
+            (&telemetry["headers"], &telemetry["serviceName"]),
+            (&json!({"x-tenant": "one"}), &json!(name)),
             "{telemetry}"
         );
+        assert!(telemetry["endpoint"].is_null(), "a proxy that sends nothing yet is not told where to");
         assert_eq!(telemetry["enablePrometheusMetricsPath"], true);
         let deployment = cluster.until("Deployment", name, |_| true).await;
         let env = container(&deployment)["env"].as_array().unwrap();
@@ -117,14 +118,11 @@ async fn telemetry_reaches_the_proxies_that_refer_to_it() {
         .merge(
             "MCPTelemetryConfig",
             "otel",
-            json!({"spec": {"openTelemetry": {"endpoint": "https://other.example.com:4318"}}}),
+            json!({"spec": {"openTelemetry": {"headers": {"x-tenant": "two"}}}}),
         )
         .await;
     for (kind, name) in BOTH {
-        run_config(&cluster, name, |config| {
-            config["telemetry_config"]["endpoint"] == "other.example.com:4318"
-        })
-        .await;
+        run_config(&cluster, name, |config| config["telemetry_config"]["headers"]["x-tenant"] == "two").await;
         cluster
             .until(kind, name, |object| {
                 object["status"]["telemetryConfigHash"] != config["status"]["configHash"]

@@ -4,10 +4,12 @@ use serde_json::{Value, json};
 use skep_api::crd::Kind;
 use skep_api::yaml::documents;
 use skep_operator::plan::Settings;
+use skep_testkit::control_plane::{Assets, ControlPlane, Options as PlaneOptions};
 
-use crate::harness::{Cluster, Operator, Options, found};
+use crate::harness::{Cluster, Operator, Options, found, install_into};
 use crate::rows_objects::{
-    container, guarded, judged, login, ours, proxy, run_config, run_config_in, secret, server, with,
+    container, event, events, guarded, judged, login, ours, proxy, run_config, run_config_in, secret, server,
+    with,
 };
 
 /// One object of each kind, all of them valid.
@@ -320,7 +322,7 @@ async fn a_failure_is_told_once_and_its_end_too() {
     let after_all = told().await;
     assert_eq!(after_all.len(), 2, "{after_all:?}");
     assert!(after_all.contains(&json!("ConfigurationValid")), "{after_all:?}");
-    let event = crate::rows_objects::event(&cluster, "p", "ConfigurationValid").await;
+    let event = event(&cluster, "p", "ConfigurationValid").await;
     assert_eq!((&event["type"], &event["regarding"]["kind"]), (&json!("Normal"), &json!("MCPRemoteProxy")));
 }
 
@@ -340,4 +342,71 @@ async fn a_time_of_transition_moves_only_with_the_status() {
         assert_eq!(now["lastTransitionTime"], condition["lastTransitionTime"]);
         assert_eq!(now["observedGeneration"], 2);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_names_what_stops_an_object_before_what_does_not() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let operator = Operator::start(&cluster).await;
+    let unsaid = |name: &str, fields: Value| {
+        let mut object = with(server(&cluster, name), json!({"groupRef": {"name": "gone"}, "replicas": 2}));
+        object["spec"].as_object_mut().unwrap().remove("authMode");
+        with(object, fields)
+    };
+    cluster.apply(unsaid("template", json!({"podTemplateSpec": {"spec": {"containers": "none"}}}))).await;
+    let told = event(&cluster, "template", "InvalidPodTemplateSpec").await;
+    let note = told["note"].as_str().unwrap();
+    for other in ["Anonymous", "GroupRefNotFound", "SessionStorageMissingForReplicas"] {
+        assert!(note.contains(other), "{note}");
+    }
+    // Where no condition but `Ready` has it.
+    cluster.apply(unsaid("prefix", json!({"endpointPrefix": "no-slash"}))).await;
+    let told = event(&cluster, "prefix", "NotReady").await;
+    assert!(told["note"].as_str().unwrap().starts_with("spec.endpointPrefix"), "{told}");
+    // Nothing stops this one; that everybody may come in is said unless the manifest says it itself.
+    let mut open = server(&cluster, "open");
+    open["spec"].as_object_mut().unwrap().remove("authMode");
+    cluster.apply(open).await;
+    assert_eq!(event(&cluster, "open", "Anonymous").await["type"], "Warning");
+    cluster.apply(server(&cluster, "said")).await;
+    judged(&cluster, "MCPServer", "said").await;
+    operator.settled().await;
+    assert_eq!(events(&cluster, "said", "Anonymous").await, Vec::<Value>::new());
+    for name in ["template", "prefix", "open"] {
+        let all = cluster.list("Event").await;
+        assert_eq!(all.iter().filter(|event| event["regarding"]["name"] == name).count(), 1, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_of_all_namespaces_hears_of_a_label_at_once() {
+    let Some(assets) = Assets::find_or_skip() else { return };
+    // Every namespace is looked at, so this API server is nobody else's.
+    let plane = ControlPlane::start(&assets, PlaneOptions { controllers: Vec::new() }).await;
+    let plane: &'static ControlPlane = Box::leak(Box::new(plane));
+    install_into(plane).await;
+    let strict = Cluster { plane, namespace: plane.namespace().await };
+    let open = Cluster { plane, namespace: plane.namespace().await };
+    let operator = Operator::with(&strict, Options { everywhere: true, ..Options::default() }).await;
+    for cluster in [&strict, &open] {
+        cluster.apply(server(cluster, "s")).await;
+        cluster.until("Deployment", "s", |_| true).await;
+    }
+    operator.settled().await;
+    operator.reconciles();
+    let path = format!("/api/v1/namespaces/{}", strict.namespace);
+    for (label, phase) in [(json!("true"), "Failed"), (Value::Null, "Pending"), (json!("true"), "Failed")] {
+        let started = tokio::time::Instant::now();
+        let body = json!({"metadata": {"labels": {"skep.dev/require-auth": label}}}).to_string();
+        let (code, answer) = plane.request("PATCH", &path, "application/merge-patch+json", &body).await;
+        assert_eq!(code, 200, "{answer}");
+        strict.until("MCPServer", "s", |object| object["status"]["phase"] == phase).await;
+        run_config(&strict, "s", |config| config["skep"]["suspended"].is_string() == (phase == "Failed"))
+            .await;
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "it is not waited for the next look");
+    }
+    operator.settled().await;
+    let moved = operator.reconciles();
+    assert!(moved.keys().all(|key| key.namespace == strict.namespace), "{moved:?}");
+    assert_eq!(open.get("MCPServer", "s").await.unwrap()["status"]["phase"], "Pending");
 }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Cluster, Operator, found};
 use crate::rows_objects::{
-    container, event, events, guarded, judged, login, ours, proxy, pull_secrets, run_config, secret, try_create, with,
+    container, event, events, guarded, judged, login, ours, proxy, pull_secrets, run_config, secret,
+    try_create, with,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +237,9 @@ async fn pull_secrets_of_a_remote_proxy_roll_its_pods() {
         let overrides = json!({"proxyDeployment": {"imagePullSecrets": said}});
         cluster.merge("MCPRemoteProxy", "p", json!({"spec": {"resourceOverrides": overrides}})).await;
         let after = cluster
-            .until("Deployment", "p", |deployment| pull_secrets(&deployment["spec"]["template"]["spec"]) == names)
+            .until("Deployment", "p", |deployment| {
+                pull_secrets(&deployment["spec"]["template"]["spec"]) == names
+            })
             .await;
         cluster
             .until("ServiceAccount", "p-remote-proxy-runner", |account| pull_secrets(account) == names)

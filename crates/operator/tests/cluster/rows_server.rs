@@ -227,7 +227,8 @@ async fn the_run_config_follows_the_spec_and_nothing_else() {
     assert!(map["metadata"]["annotations"]["toolhive.stacklok.dev/content-checksum"].is_string());
     // The same spec makes the same text.
     let other = cluster.until("ConfigMap", "second-runconfig", |_| true).await;
-    let named = |map: &Value, name: &str| map["data"]["runconfig.json"].as_str().unwrap().replace(name, "NAME");
+    let named =
+        |map: &Value, name: &str| map["data"]["runconfig.json"].as_str().unwrap().replace(name, "NAME");
     assert_eq!(named(&map, "steady"), named(&other, "second"));
 
     operator.settled().await;

@@ -10,7 +10,9 @@ use skep_operator::plan::Settings;
 use skep_testkit::control_plane::ControlPlane;
 
 use crate::harness::{Cluster, Operator, Options, found};
-use crate::rows_objects::{container, event, events, judged, ours, pull_secrets, secret, server, with};
+use crate::rows_objects::{
+    container, event, events, judged, ours, pull_secrets, secret, server, with, workload,
+};
 
 const GENERATION: &str = "toolhive.stacklok.dev/mcpserver-generation";
 const RESTARTED: &str = "mcpserver.toolhive.stacklok.dev/restarted-at";
@@ -150,7 +152,9 @@ async fn pull_secrets_that_are_added_or_changed_reach_pods_and_accounts() {
         let overrides = json!({"proxyDeployment": {"imagePullSecrets": said}});
         cluster.merge("MCPServer", "s", json!({"spec": {"resourceOverrides": overrides}})).await;
         cluster
-            .until("Deployment", "s", |deployment| pull_secrets(&deployment["spec"]["template"]["spec"]) == wanted)
+            .until("Deployment", "s", |deployment| {
+                pull_secrets(&deployment["spec"]["template"]["spec"]) == wanted
+            })
             .await;
         for account in ["s-proxy-runner", "s-sa"] {
             cluster.until("ServiceAccount", account, |account| pull_secrets(account) == wanted).await;
@@ -236,8 +240,9 @@ async fn overrides_reach_the_proxy_and_never_what_is_the_operators() {
     // One of ours stays ours.
     let mine = json!({"proxyDeployment": {"labels": {"app": "mine", "team": "two"}}});
     cluster.merge("MCPServer", "s", json!({"spec": {"resourceOverrides": mine}})).await;
-    let deployment =
-        cluster.until("Deployment", "s", |deployment| deployment["metadata"]["labels"]["team"] == "two").await;
+    let deployment = cluster
+        .until("Deployment", "s", |deployment| deployment["metadata"]["labels"]["team"] == "two")
+        .await;
     assert_eq!(deployment["metadata"]["labels"]["app"], "mcpserver");
     operator.settled().await;
 }
@@ -311,6 +316,19 @@ async fn a_restart_that_is_asked_for_rolls_the_pods_once() {
     let object = cluster.get("MCPServer", "s").await.unwrap();
     assert_eq!(object["metadata"]["annotations"][PROCESSED], "2026-02-01T12:00:00Z");
     assert_eq!(object["status"]["phase"], "Pending");
+    let after = cluster.get("Deployment", "s").await.unwrap();
+    assert_eq!(after["spec"], deployment["spec"]);
+    // Neither does one that is withdrawn, lies before the last one or is carried out in another way.
+    for wish in [
+        json!({RESTARTED: null}),
+        json!({RESTARTED: "2026-01-31T12:00:00Z"}),
+        json!({RESTARTED: "2026-03-01T12:00:00Z", STRATEGY: "immediate"}),
+    ] {
+        cluster.merge("MCPServer", "s", json!({"metadata": {"annotations": wish}})).await;
+        operator.settled().await;
+        let after = cluster.get("Deployment", "s").await.unwrap();
+        assert_eq!(after["spec"], deployment["spec"], "{wish}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -443,4 +461,34 @@ async fn toolhives_finalizer_is_honoured_and_what_its_proxy_made_goes() {
         cluster.gone(kind, name).await;
     }
     assert!(cluster.get("MCPGroup", "g").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_somebody_else_holds_back_says_that_it_goes() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let operator = Operator::start(&cluster).await;
+    for (kind, finalizers) in [
+        ("MCPServer", json!(["example.com/hold", "mcpserver.toolhive.stacklok.dev/finalizer"])),
+        ("MCPRemoteProxy", json!(["example.com/hold"])),
+    ] {
+        let name = kind.to_lowercase();
+        let mut object = workload(&cluster, kind, &name);
+        object["metadata"]["finalizers"] = finalizers;
+        cluster.apply(object).await;
+        let judged = judged(&cluster, kind, &name).await;
+        cluster.delete(kind, &name).await;
+        let going = cluster.condition(kind, &name, "Ready", "False", "Terminating").await;
+        assert_eq!(going["status"]["phase"], "Terminating");
+        assert_eq!(going["status"]["url"], judged["status"]["url"], "what is known stays");
+        cluster
+            .until(kind, &name, |object| object["metadata"]["finalizers"] == json!(["example.com/hold"]))
+            .await;
+        operator.settled().await;
+        operator.recorder.clear();
+        cluster.merge(kind, &name, json!({"metadata": {"labels": {"a": "b"}}})).await;
+        operator.settled().await;
+        assert_eq!(operator.writes(), []);
+        cluster.merge(kind, &name, json!({"metadata": {"finalizers": null}})).await;
+        cluster.gone(kind, &name).await;
+    }
 }

@@ -34,14 +34,11 @@ const PROXY_TOOLS: Proof = (PROXY, "a_tool_config_is_missing_there_or_changed");
 const POLICIES: Proof = (AUTHZ, "shared_policies_reach_workloads_and_broken_ones_do_not");
 const POLICIES_JUDGED: Proof = (AUTHZ, "an_authz_config_is_judged_hashed_and_judged_again");
 const NO_GROUP: Proof = (GROUP, "a_group_that_is_not_there_is_no_obstacle");
-const SERVER_MADE: Proof =
-    (SERVER, "a_server_gets_its_proxy_its_services_its_rights_and_its_backend");
+const SERVER_MADE: Proof = (SERVER, "a_server_gets_its_proxy_its_services_its_rights_and_its_backend");
 const RUN_CONFIG: Proof = (SERVER, "the_run_config_follows_the_spec_and_nothing_else");
-const BAD_TEMPLATE: Proof =
-    (PODS, "an_invalid_pod_template_makes_nothing_and_heals_when_it_is_mended");
+const BAD_TEMPLATE: Proof = (PODS, "an_invalid_pod_template_makes_nothing_and_heals_when_it_is_mended");
 const TEMPLATE: Proof = (PODS, "a_pod_template_reaches_the_backend_and_not_the_proxy");
-const PULL_SECRETS: Proof =
-    (PODS, "pull_secrets_that_are_added_or_changed_reach_pods_and_accounts");
+const PULL_SECRETS: Proof = (PODS, "pull_secrets_that_are_added_or_changed_reach_pods_and_accounts");
 const ACCOUNT: Proof = (PODS, "a_service_account_of_the_manifest_is_the_backends");
 const GENERATION: Proof = (PODS, "the_generation_is_on_the_pods_and_moves_only_with_them");
 const TELEMETRY: Proof = (CONFIGS, "a_telemetry_config_is_judged_hashed_and_judged_again");
@@ -51,24 +48,78 @@ const TOOLS_FOR_MANY: Proof = (CONFIGS, "one_tool_config_serves_many_and_an_edit
 /// Suite, case, and the tests that prove it.
 const ROWS: &[(&str, &str, &[Proof])] = &[
     // MCPExternalAuthConfig
-    ("mcp-external-auth/controller", "a hash is set", &[(AUTH, "an_external_auth_config_has_a_finalizer_a_hash_and_a_verdict")]),
-    ("mcp-external-auth/controller", "the finalizer is set", &[(AUTH, "an_external_auth_config_has_a_finalizer_a_hash_and_a_verdict")]),
+    (
+        "mcp-external-auth/controller",
+        "a hash is set",
+        &[(AUTH, "an_external_auth_config_has_a_finalizer_a_hash_and_a_verdict")],
+    ),
+    (
+        "mcp-external-auth/controller",
+        "the finalizer is set",
+        &[(AUTH, "an_external_auth_config_has_a_finalizer_a_hash_and_a_verdict")],
+    ),
     ("mcp-external-auth/controller", "the server's status has the hash", &[EDITED_EXCHANGE]),
     ("mcp-external-auth/controller", "the exchange is in the RunConfig", &[EDITED_EXCHANGE]),
-    ("mcp-external-auth/controller", "an edit changes the hash", &[(AUTH, "an_external_auth_config_has_a_finalizer_a_hash_and_a_verdict"), ("it/changes.rs", "a_secret_that_is_rotated_changes_the_hash_of_the_config_that_names_it_and_no_other")]),
-    ("mcp-external-auth/controller", "an edit moves the server", &[EDITED_EXCHANGE, (REFERENCES, "exactly_the_referrers_are_moved_by_a_change")]),
+    (
+        "mcp-external-auth/controller",
+        "an edit changes the hash",
+        &[
+            (AUTH, "an_external_auth_config_has_a_finalizer_a_hash_and_a_verdict"),
+            (
+                "it/changes.rs",
+                "a_secret_that_is_rotated_changes_the_hash_of_the_config_that_names_it_and_no_other",
+            ),
+        ],
+    ),
+    (
+        "mcp-external-auth/controller",
+        "an edit moves the server",
+        &[EDITED_EXCHANGE, (REFERENCES, "exactly_the_referrers_are_moved_by_a_change")],
+    ),
     ("mcp-external-auth/controller", "deletion is blocked while it is referred to", &[BLOCKED]),
     ("mcp-external-auth/controller", "it goes when the referrer is gone", &[BLOCKED]),
     // MCPGroup
-    ("mcp-group", "servers that were there are found", &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come")]),
-    ("mcp-group", "a new server is found", &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come")]),
-    ("mcp-group", "it stays ready when a member is deleted", &[(GROUP, "a_group_stays_ready_when_members_go_or_fail")]),
-    ("mcp-group", "it stays ready when a member's state changes", &[(GROUP, "a_group_stays_ready_when_members_go_or_fail")]),
-    ("mcp-group", "members of other namespaces do not count", &[(GROUP, "a_group_has_members_of_its_own_namespace_only")]),
+    (
+        "mcp-group",
+        "servers that were there are found",
+        &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come")],
+    ),
+    (
+        "mcp-group",
+        "a new server is found",
+        &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come")],
+    ),
+    (
+        "mcp-group",
+        "it stays ready when a member is deleted",
+        &[(GROUP, "a_group_stays_ready_when_members_go_or_fail")],
+    ),
+    (
+        "mcp-group",
+        "it stays ready when a member's state changes",
+        &[(GROUP, "a_group_stays_ready_when_members_go_or_fail")],
+    ),
+    (
+        "mcp-group",
+        "members of other namespaces do not count",
+        &[(GROUP, "a_group_has_members_of_its_own_namespace_only")],
+    ),
     // MCPOIDCConfig
-    ("mcp-oidc-config/controller", "condition and hash", &[(OIDC, "an_oidc_config_has_a_finalizer_a_hash_and_a_verdict")]),
-    ("mcp-oidc-config/controller", "an edit changes the hash", &[(OIDC, "an_oidc_config_has_a_finalizer_a_hash_and_a_verdict")]),
-    ("mcp-oidc-config/controller", "it goes when it is deleted", &[(OIDC, "an_oidc_config_has_a_finalizer_a_hash_and_a_verdict")]),
+    (
+        "mcp-oidc-config/controller",
+        "condition and hash",
+        &[(OIDC, "an_oidc_config_has_a_finalizer_a_hash_and_a_verdict")],
+    ),
+    (
+        "mcp-oidc-config/controller",
+        "an edit changes the hash",
+        &[(OIDC, "an_oidc_config_has_a_finalizer_a_hash_and_a_verdict")],
+    ),
+    (
+        "mcp-oidc-config/controller",
+        "it goes when it is deleted",
+        &[(OIDC, "an_oidc_config_has_a_finalizer_a_hash_and_a_verdict")],
+    ),
     ("mcp-oidc-config/mcpserver", "the reference is validated", &[OIDC_REACHES]),
     ("mcp-oidc-config/mcpserver", "the hash is copied", &[OIDC_REACHES]),
     ("mcp-oidc-config/mcpserver", "deletion is blocked, then allowed", &[BLOCKED]),
@@ -76,39 +127,91 @@ const ROWS: &[(&str, &str, &[Proof])] = &[
     ("mcp-oidc-config/mcpremoteproxy", "the reference is validated and the hash copied", &[OIDC_REACHES]),
     ("mcp-oidc-config/mcpremoteproxy", "a missing config fails the proxy", &[OIDC_MISSING]),
     ("mcp-oidc-config/mcpremoteproxy", "a new hash goes on to the proxy", &[OIDC_REACHES]),
-    ("mcp-oidc-config/mcpremoteproxy", "without the reference there is neither hash nor condition", &[OIDC_REACHES]),
+    (
+        "mcp-oidc-config/mcpremoteproxy",
+        "without the reference there is neither hash nor condition",
+        &[OIDC_REACHES],
+    ),
     ("mcp-oidc-config/mcpremoteproxy", "deletion is blocked, then allowed", &[BLOCKED]),
     // MCPRemoteProxy
     ("mcp-remote-proxy/controller", "Deployment, account and custom port", &[PROXY_MADE]),
-    ("mcp-remote-proxy/controller", "a service account of its own", &[(PROXY, "a_service_account_of_the_manifest_takes_the_place_of_ours")]),
+    (
+        "mcp-remote-proxy/controller",
+        "a service account of its own",
+        &[(PROXY, "a_service_account_of_the_manifest_takes_the_place_of_ours")],
+    ),
     ("mcp-remote-proxy/controller", "Service and its port", &[PROXY_MADE]),
     ("mcp-remote-proxy/controller", "RunConfig", &[PROXY_MADE]),
     ("mcp-remote-proxy/controller", "ServiceAccount, Role and RoleBinding", &[PROXY_MADE]),
-    ("mcp-remote-proxy/controller", "pending first", &[PROXY_MADE, ("cluster/remote_proxy.rs", "everything_that_belongs_to_it_is_made_and_goes_with_it")]),
+    (
+        "mcp-remote-proxy/controller",
+        "pending first",
+        &[PROXY_MADE, ("cluster/remote_proxy.rs", "everything_that_belongs_to_it_is_made_and_goes_with_it")],
+    ),
     ("mcp-remote-proxy/controller", "observed generation, URL and message", &[PROXY_MADE]),
-    ("mcp-remote-proxy/controller", "external auth is missing", &[(AUTH, "a_remote_proxy_says_that_its_external_auth_is_missing_there_or_broken")]),
-    ("mcp-remote-proxy/controller", "external auth is there", &[(AUTH, "a_remote_proxy_says_that_its_external_auth_is_missing_there_or_broken")]),
+    (
+        "mcp-remote-proxy/controller",
+        "external auth is missing",
+        &[(AUTH, "a_remote_proxy_says_that_its_external_auth_is_missing_there_or_broken")],
+    ),
+    (
+        "mcp-remote-proxy/controller",
+        "external auth is there",
+        &[(AUTH, "a_remote_proxy_says_that_its_external_auth_is_missing_there_or_broken")],
+    ),
     ("mcp-remote-proxy/controller", "external auth is edited", &[EDITED_EXCHANGE]),
     ("mcp-remote-proxy/controller", "a tool config is missing", &[PROXY_TOOLS]),
     ("mcp-remote-proxy/controller", "a tool config is there", &[PROXY_TOOLS]),
     ("mcp-remote-proxy/controller", "a tool config is edited", &[PROXY_TOOLS]),
     ("mcp-remote-proxy/controller", "a group is missing", &[NO_GROUP]),
-    ("mcp-remote-proxy/controller", "a group is ready", &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come"), NO_GROUP]),
-    ("mcp-remote-proxy/controller", "no group", &[NO_GROUP, (CONFIGS, "what_refers_to_nothing_says_nothing_of_references")]),
+    (
+        "mcp-remote-proxy/controller",
+        "a group is ready",
+        &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come"), NO_GROUP],
+    ),
+    (
+        "mcp-remote-proxy/controller",
+        "no group",
+        &[NO_GROUP, (CONFIGS, "what_refers_to_nothing_says_nothing_of_references")],
+    ),
     ("mcp-remote-proxy/controller", "a group comes later", &[NO_GROUP]),
-    ("mcp-remote-proxy/validation", "a URL of another scheme is refused by the schema", &[(PROXY, "a_url_of_no_known_scheme_is_refused_at_the_door")]),
+    (
+        "mcp-remote-proxy/validation",
+        "a URL of another scheme is refused by the schema",
+        &[(PROXY, "a_url_of_no_known_scheme_is_refused_at_the_door")],
+    ),
     ("mcp-remote-proxy/validation", "Cedar syntax", &[PROXY_LACKS]),
     ("mcp-remote-proxy/validation", "a missing ConfigMap of policies", &[PROXY_LACKS]),
     ("mcp-remote-proxy/validation", "a missing Secret of a header", &[PROXY_LACKS]),
     ("mcp-remote-proxy/authserverref", "another type fails it", &[NO_AUTHORIZATION_SERVER]),
     ("mcp-remote-proxy/authserverref", "both embedded: not ready", &[NO_AUTHORIZATION_SERVER]),
-    ("mcp-remote-proxy/authzconfigref", "a config of Cedar is valid and has a hash", &[POLICIES_JUDGED, POLICIES]),
+    (
+        "mcp-remote-proxy/authzconfigref",
+        "a config of Cedar is valid and has a hash",
+        &[POLICIES_JUDGED, POLICIES],
+    ),
     ("mcp-remote-proxy/authzconfigref", "valid, invalid and valid again", &[POLICIES_JUDGED, POLICIES]),
     ("mcp-remote-proxy/authzconfigref", "an invalid config is not used", &[POLICIES]),
-    ("mcp-remote-proxy/cabundle", "certificates are mounted", &[(OIDC, "certificates_of_an_issuer_are_mounted_or_missing")]),
-    ("mcp-remote-proxy/cabundle", "certificates are missing", &[(OIDC, "certificates_of_an_issuer_are_mounted_or_missing")]),
-    ("mcp-remote-proxy/imagepullsecrets_drift", "added", &[(PROXY, "pull_secrets_of_a_remote_proxy_roll_its_pods")]),
-    ("mcp-remote-proxy/imagepullsecrets_drift", "changed", &[(PROXY, "pull_secrets_of_a_remote_proxy_roll_its_pods")]),
+    (
+        "mcp-remote-proxy/cabundle",
+        "certificates are mounted",
+        &[(OIDC, "certificates_of_an_issuer_are_mounted_or_missing")],
+    ),
+    (
+        "mcp-remote-proxy/cabundle",
+        "certificates are missing",
+        &[(OIDC, "certificates_of_an_issuer_are_mounted_or_missing")],
+    ),
+    (
+        "mcp-remote-proxy/imagepullsecrets_drift",
+        "added",
+        &[(PROXY, "pull_secrets_of_a_remote_proxy_roll_its_pods")],
+    ),
+    (
+        "mcp-remote-proxy/imagepullsecrets_drift",
+        "changed",
+        &[(PROXY, "pull_secrets_of_a_remote_proxy_roll_its_pods")],
+    ),
     // MCPServer
     ("mcp-server/controller", "stdio: Deployment", &[SERVER_MADE]),
     ("mcp-server/controller", "stdio: RunConfig", &[SERVER_MADE, RUN_CONFIG]),
@@ -117,21 +220,45 @@ const ROWS: &[(&str, &str, &[Proof])] = &[
     ("mcp-server/controller", "observed generation", &[SERVER_MADE]),
     ("mcp-server/controller", "ready", &[(SERVER, "a_server_is_ready_when_its_proxy_and_its_backend_are")]),
     ("mcp-server/controller", "an edit reaches the Deployment", &[SERVER_MADE]),
-    ("mcp-server/controller", "an invalid pod template: condition False, no Deployment, Failed, not ready", &[BAD_TEMPLATE]),
+    (
+        "mcp-server/controller",
+        "an invalid pod template: condition False, no Deployment, Failed, not ready",
+        &[BAD_TEMPLATE],
+    ),
     ("mcp-server/controller", "a pod template is edited", &[TEMPLATE]),
     ("mcp-server/controller", "a valid pod template: its reason", &[TEMPLATE]),
     ("mcp-server/controller", "an invalid group: False, and no obstacle", &[NO_GROUP]),
-    ("mcp-server/controller", "a valid group: True, and in its status", &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come")]),
+    (
+        "mcp-server/controller",
+        "a valid group: True, and in its status",
+        &[(GROUP, "a_group_finds_those_who_were_there_and_those_who_come")],
+    ),
     ("mcp-server/runconfig", "content of the ConfigMap", &[RUN_CONFIG]),
     ("mcp-server/runconfig", "mounts", &[SERVER_MADE]),
     ("mcp-server/runconfig", "unchanged when the spec is", &[RUN_CONFIG]),
     ("mcp-server/runconfig", "changed when the spec is", &[RUN_CONFIG]),
-    ("mcp-server/runconfig", "scaling is set or left out", &[(SERVER, "scaling_and_sessions_are_in_the_run_config_when_they_are_said")]),
-    ("mcp-server/runconfig", "telemetry, and the name of the service by default", &[(CONFIGS, "telemetry_reaches_the_proxies_that_refer_to_it")]),
+    (
+        "mcp-server/runconfig",
+        "scaling is set or left out",
+        &[(SERVER, "scaling_and_sessions_are_in_the_run_config_when_they_are_said")],
+    ),
+    (
+        "mcp-server/runconfig",
+        "telemetry, and the name of the service by default",
+        &[(CONFIGS, "telemetry_reaches_the_proxies_that_refer_to_it")],
+    ),
     ("mcp-server/runconfig", "oidc", &[OIDC_REACHES]),
-    ("mcp-server/runconfig", "policies in the manifest", &[(AUTHZ, "policies_in_the_manifest_and_in_a_config_map_become_files")]),
+    (
+        "mcp-server/runconfig",
+        "policies in the manifest",
+        &[(AUTHZ, "policies_in_the_manifest_and_in_a_config_map_become_files")],
+    ),
     ("mcp-server/runconfig", "the same output for the same input", &[RUN_CONFIG]),
-    ("mcp-server/runconfig", "policies in a ConfigMap", &[(AUTHZ, "policies_in_the_manifest_and_in_a_config_map_become_files")]),
+    (
+        "mcp-server/runconfig",
+        "policies in a ConfigMap",
+        &[(AUTHZ, "policies_in_the_manifest_and_in_a_config_map_become_files")],
+    ),
     ("mcp-server/authserverref", "another type fails it", &[NO_AUTHORIZATION_SERVER]),
     ("mcp-server/authserverref", "a conflict fails it, with a message", &[NO_AUTHORIZATION_SERVER]),
     ("mcp-server/authzconfigref", "a config of Cedar is valid and has a hash", &[POLICIES_JUDGED, POLICIES]),
@@ -141,12 +268,23 @@ const ROWS: &[(&str, &str, &[Proof])] = &[
     ("mcp-server/error_recovery", "it recovers when it is mended", &[BAD_TEMPLATE]),
     ("mcp-server/generation_freeze", "stamped, and projected into the pod", &[GENERATION]),
     ("mcp-server/generation_freeze", "no drift when nothing changes", &[GENERATION]),
-    ("mcp-server/generation_freeze", "another image, another generation", &[GENERATION, ("it/changes.rs", "a_change_that_a_running_proxy_takes_leaves_the_generation_of_its_pods")]),
+    (
+        "mcp-server/generation_freeze",
+        "another image, another generation",
+        &[
+            GENERATION,
+            ("it/changes.rs", "a_change_that_a_running_proxy_takes_leaves_the_generation_of_its_pods"),
+        ],
+    ),
     ("mcp-server/imagepullsecrets_drift", "added", &[PULL_SECRETS]),
     ("mcp-server/imagepullsecrets_drift", "changed", &[PULL_SECRETS]),
     ("mcp-server/serviceaccount", "the proxy's account is made", &[ACCOUNT]),
     ("mcp-server/serviceaccount", "the backend's is not", &[ACCOUNT]),
-    ("mcp-server/spec_patch", "an edit of the spec between two writes of the operator survives", &[(PODS, "an_edit_that_comes_between_survives_what_the_operator_writes")]),
+    (
+        "mcp-server/spec_patch",
+        "an edit of the spec between two writes of the operator survives",
+        &[(PODS, "an_edit_that_comes_between_survives_what_the_operator_writes")],
+    ),
     // MCPTelemetryConfig
     ("mcp-telemetry-config", "valid, with a hash", &[TELEMETRY]),
     ("mcp-telemetry-config", "an edit changes the hash", &[TELEMETRY]),
@@ -161,16 +299,71 @@ const ROWS: &[(&str, &str, &[Proof])] = &[
     ("mcp-toolconfig", "filter and overrides are in the RunConfig", &[TOOLS_FOR_MANY]),
     ("mcp-toolconfig", "several referrers", &[TOOLS_FOR_MANY]),
     // Storage versions
-    ("storageversionmigrator", "nothing to do", &[(MIGRATION, "objects_are_stored_anew_and_those_that_are_already_are_not_written"), (MIGRATOR, "only_crds_of_ours_that_are_labelled_and_have_something_to_do_are_migrated")]),
-    ("storageversionmigrator", "updates that change nothing are none", &[(MIGRATION, "objects_are_stored_anew_and_those_that_are_already_are_not_written")]),
-    ("storageversionmigrator", "objects are stored anew", &[(MIGRATION, "objects_are_stored_anew_and_those_that_are_already_are_not_written"), (MIGRATOR, "objects_are_written_as_they_are_and_then_the_crd_says_so")]),
-    ("storageversionmigrator", "a foreign group is left alone", &[(MIGRATION, "an_upgrade_from_october_2025_keeps_every_object_and_every_field")]),
-    ("storageversionmigrator", "one without the label is left alone", &[(MIGRATION, "an_upgrade_from_october_2025_keeps_every_object_and_every_field")]),
-    ("storageversionmigrator", "pages", &[(MIGRATION, "more_objects_than_fit_on_a_page_are_all_stored_anew"), (MIGRATOR, "all_pages_are_read")]),
-    ("storageversionmigrator", "nothing is trimmed after a failure", &[(MIGRATION, "objects_that_the_new_schema_refuses_keep_the_old_version_alive"), (MIGRATOR, "nothing_is_trimmed_after_a_failure_and_the_rest_is_written_nonetheless")]),
-    ("storageversionmigrator", "a conflict is tried again", &[(MIGRATOR, "a_conflict_is_tried_again_with_the_object_as_it_is_now")]),
-    ("storageversionmigrator", "a conflict that goes on is no event", &[(MIGRATOR, "a_conflict_that_goes_on_is_nothing_to_tell_and_trims_nothing")]),
-    ("storageversionmigrator", "nothing is trimmed once it is stopped", &[(MIGRATION, "nothing_is_trimmed_once_it_is_stopped"), (MIGRATOR, "whoever_is_stopped_trims_nothing")]),
+    (
+        "storageversionmigrator",
+        "nothing to do",
+        &[
+            (MIGRATION, "objects_are_stored_anew_and_those_that_are_already_are_not_written"),
+            (MIGRATOR, "only_crds_of_ours_that_are_labelled_and_have_something_to_do_are_migrated"),
+        ],
+    ),
+    (
+        "storageversionmigrator",
+        "updates that change nothing are none",
+        &[(MIGRATION, "objects_are_stored_anew_and_those_that_are_already_are_not_written")],
+    ),
+    (
+        "storageversionmigrator",
+        "objects are stored anew",
+        &[
+            (MIGRATION, "objects_are_stored_anew_and_those_that_are_already_are_not_written"),
+            (MIGRATOR, "objects_are_written_as_they_are_and_then_the_crd_says_so"),
+        ],
+    ),
+    (
+        "storageversionmigrator",
+        "a foreign group is left alone",
+        &[(MIGRATION, "an_upgrade_from_october_2025_keeps_every_object_and_every_field")],
+    ),
+    (
+        "storageversionmigrator",
+        "one without the label is left alone",
+        &[(MIGRATION, "an_upgrade_from_october_2025_keeps_every_object_and_every_field")],
+    ),
+    (
+        "storageversionmigrator",
+        "pages",
+        &[
+            (MIGRATION, "more_objects_than_fit_on_a_page_are_all_stored_anew"),
+            (MIGRATOR, "all_pages_are_read"),
+        ],
+    ),
+    (
+        "storageversionmigrator",
+        "nothing is trimmed after a failure",
+        &[
+            (MIGRATION, "objects_that_the_new_schema_refuses_keep_the_old_version_alive"),
+            (MIGRATOR, "nothing_is_trimmed_after_a_failure_and_the_rest_is_written_nonetheless"),
+        ],
+    ),
+    (
+        "storageversionmigrator",
+        "a conflict is tried again",
+        &[(MIGRATOR, "a_conflict_is_tried_again_with_the_object_as_it_is_now")],
+    ),
+    (
+        "storageversionmigrator",
+        "a conflict that goes on is no event",
+        &[(MIGRATOR, "a_conflict_that_goes_on_is_nothing_to_tell_and_trims_nothing")],
+    ),
+    (
+        "storageversionmigrator",
+        "nothing is trimmed once it is stopped",
+        &[
+            (MIGRATION, "nothing_is_trimmed_once_it_is_stopped"),
+            (MIGRATOR, "whoever_is_stopped_trims_nothing"),
+        ],
+    ),
 ];
 
 /// Suite, case, why it is decided otherwise here, and the tests of what is done instead.
@@ -197,7 +390,10 @@ const OTHERWISE: &[(&str, &str, &str, &[Proof])] = &[
         "mcp-remote-proxy/authserverref",
         "an authorization server together with awsSts",
         "there is none yet; awsSts alone runs",
-        &[NO_AUTHORIZATION_SERVER, ("it/credentials.rs", "aws_is_planned_with_its_own_endpoint_and_certificates")],
+        &[
+            NO_AUTHORIZATION_SERVER,
+            ("it/credentials.rs", "aws_is_planned_with_its_own_endpoint_and_certificates"),
+        ],
     ),
     (
         "mcp-remote-proxy/authserverref",
@@ -222,6 +418,12 @@ const OTHERWISE: &[(&str, &str, &str, &[Proof])] = &[
         "httpv1 is valid",
         "no service is asked for decisions; policies that nobody reads let nobody in",
         &[(AUTHZ, "policies_that_another_service_decides_are_refused_by_name")],
+    ),
+    (
+        "mcp-server/runconfig",
+        "the endpoint of telemetry",
+        "the proxy sends nothing over OTLP yet and refuses to start with an endpoint; everything else is there",
+        &[(CONFIGS, "telemetry_reaches_the_proxies_that_refer_to_it")],
     ),
     (
         "mcp-server/controller",
@@ -254,33 +456,85 @@ const OTHERWISE: &[(&str, &str, &str, &[Proof])] = &[
 const ADMISSION: [(&str, &[&str]); 7] = [
     (
         "mcp-external-auth/obo_validation",
-        &["minimal", "scopes only", "all fields", "empty", "no tenant", "no client", "neither audience nor scopes",
-            "authority with a path", "provider in lower case", "tenant with a slash", "tenant common", "authority without https",
-            "authority with a slash at its end", "authority with a query", "authority with a fragment", "authority with a user",
-            "provider in upper case", "tenant of more than 253 characters", "more than 20 scopes", "scope of more than 256 characters"],
+        &[
+            "minimal",
+            "scopes only",
+            "all fields",
+            "empty",
+            "no tenant",
+            "no client",
+            "neither audience nor scopes",
+            "authority with a path",
+            "provider in lower case",
+            "tenant with a slash",
+            "tenant common",
+            "authority without https",
+            "authority with a slash at its end",
+            "authority with a query",
+            "authority with a fragment",
+            "authority with a user",
+            "provider in upper case",
+            "tenant of more than 253 characters",
+            "more than 20 scopes",
+            "scope of more than 256 characters",
+        ],
     ),
     (
         "mcp-external-auth/redis_storage_validation",
-        &["sentinel alone", "address alone", "cluster with an address", "neither", "both", "cluster without an address"],
+        &[
+            "sentinel alone",
+            "address alone",
+            "cluster with an address",
+            "neither",
+            "both",
+            "cluster without an address",
+        ],
     ),
     (
         "mcp-external-auth/jwt_bearer_validation",
-        &["grant alone", "audiences of assertions", "audience that is no URL", "age of zero",
-            "actorClaim without expectedAudience", "allowedActors without expectedAudience"],
+        &[
+            "grant alone",
+            "audiences of assertions",
+            "audience that is no URL",
+            "age of zero",
+            "actorClaim without expectedAudience",
+            "allowedActors without expectedAudience",
+        ],
     ),
     (
         "mcp-external-auth/confidential_client_transport_cel",
-        &["confidential registration over plain http", "confidential registration alone", "delegate clients on an http issuer"],
+        &[
+            "confidential registration over plain http",
+            "confidential registration alone",
+            "delegate clients on an http issuer",
+        ],
     ),
     (
         "mcp-server/cel_validation",
-        &["inline", "configMap without its block", "inline without its block", "configMap with the other block",
-            "inline with the other block", "everything wrong at once", "authzConfig and authzConfigRef"],
+        &[
+            "inline",
+            "configMap without its block",
+            "inline without its block",
+            "configMap with the other block",
+            "inline with the other block",
+            "everything wrong at once",
+            "authzConfig and authzConfigRef",
+        ],
     ),
     (
         "mcp-server/sessionstorage_cel",
-        &["redis without an address", "redis with an empty address", "redis with an address", "redis with everything",
-            "negative database", "memory", "no replicas", "replicas", "negative replicas", "negative replicas of the backend"],
+        &[
+            "redis without an address",
+            "redis with an empty address",
+            "redis with an address",
+            "redis with everything",
+            "negative database",
+            "memory",
+            "no replicas",
+            "replicas",
+            "negative replicas",
+            "negative replicas of the backend",
+        ],
     ),
     ("mcp-remote-proxy/authzconfig_cel", &["authzConfig alone", "both"]),
 ];
@@ -292,18 +546,63 @@ const ADMISSION_PROOF: [Proof; 2] = [
 
 /// What is not in ToolHive's tests, and what a user of its operator counts on.
 const BESIDES: &[(&str, &[Proof])] = &[
-    ("kubectl can wait for every kind", &[("cluster/rows_operator.rs", "every_kind_can_be_waited_for_and_a_restart_of_the_operator_writes_nothing")]),
-    ("a restart of the operator writes nothing", &[("cluster/rows_operator.rs", "every_kind_can_be_waited_for_and_a_restart_of_the_operator_writes_nothing")]),
+    (
+        "kubectl can wait for every kind",
+        &[(
+            "cluster/rows_operator.rs",
+            "every_kind_can_be_waited_for_and_a_restart_of_the_operator_writes_nothing",
+        )],
+    ),
+    (
+        "a restart of the operator writes nothing",
+        &[(
+            "cluster/rows_operator.rs",
+            "every_kind_can_be_waited_for_and_a_restart_of_the_operator_writes_nothing",
+        )],
+    ),
     ("WATCH_NAMESPACE", &[("cluster/rows_operator.rs", "objects_of_other_namespaces_are_not_touched")]),
-    ("auth can be required", &[("cluster/rows_operator.rs", "a_namespace_or_the_operator_can_require_auth")]),
-    ("manifests of October 2025", &[("cluster/rows_operator.rs", "manifests_of_october_2025_run_as_they_did_then")]),
-    ("events", &[("cluster/rows_operator.rs", "a_failure_is_told_once_and_its_end_too"), BAD_TEMPLATE, PROXY_LACKS]),
-    ("times of transitions", &[("cluster/rows_operator.rs", "a_time_of_transition_moves_only_with_the_status")]),
-    ("restarts by annotation", &[(PODS, "a_restart_that_is_asked_for_rolls_the_pods_once"), (PODS, "an_immediate_restart_deletes_the_pods_of_the_proxy_and_no_others")]),
+    (
+        "auth can be required",
+        &[
+            ("cluster/rows_operator.rs", "a_namespace_or_the_operator_can_require_auth"),
+            ("cluster/rows_operator.rs", "an_operator_of_all_namespaces_hears_of_a_label_at_once"),
+        ],
+    ),
+    (
+        "manifests of October 2025",
+        &[("cluster/rows_operator.rs", "manifests_of_october_2025_run_as_they_did_then")],
+    ),
+    (
+        "events",
+        &[
+            ("cluster/rows_operator.rs", "a_failure_is_told_once_and_its_end_too"),
+            ("cluster/rows_operator.rs", "an_event_names_what_stops_an_object_before_what_does_not"),
+            BAD_TEMPLATE,
+            PROXY_LACKS,
+        ],
+    ),
+    (
+        "times of transitions",
+        &[("cluster/rows_operator.rs", "a_time_of_transition_moves_only_with_the_status")],
+    ),
+    (
+        "restarts by annotation",
+        &[
+            (PODS, "a_restart_that_is_asked_for_rolls_the_pods_once"),
+            (PODS, "an_immediate_restart_deletes_the_pods_of_the_proxy_and_no_others"),
+        ],
+    ),
     ("pull secrets of a platform", &[(PODS, "pull_secrets_that_a_platform_adds_to_an_account_stay")]),
     ("overrides", &[(PODS, "overrides_reach_the_proxy_and_never_what_is_the_operators")]),
     ("ToolHive's finalizer", &[(PODS, "toolhives_finalizer_is_honoured_and_what_its_proxy_made_goes")]),
-    ("phases of a server", &[(SERVER, "a_pod_that_does_not_start_is_a_failure_and_one_that_waits_for_its_image_is_not"), ("it/status_workload.rs", "an_mcp_server_is_as_far_as_its_pods_are")]),
+    ("others' finalizers", &[(PODS, "an_object_that_somebody_else_holds_back_says_that_it_goes")]),
+    (
+        "phases of a server",
+        &[
+            (SERVER, "a_pod_that_does_not_start_is_a_failure_and_one_that_waits_for_its_image_is_not"),
+            ("it/status_workload.rs", "an_mcp_server_is_as_far_as_its_pods_are"),
+        ],
+    ),
     ("ports, paths and profiles", &[(SERVER, "a_server_keeps_to_its_ports_paths_and_profile")]),
     ("limits and webhooks", &[(SERVER, "a_server_may_limit_calls_or_ask_webhooks_only_once_that_works")]),
     ("pod template of a remote proxy", &[(PROXY, "a_pod_template_is_the_proxys_own")]),
@@ -337,7 +636,9 @@ fn every_row_has_a_test() {
     let proofs = ROWS
         .iter()
         .map(|(suite, case, proofs)| (format!("{suite}: {case}"), *proofs))
-        .chain(OTHERWISE.iter().map(|(suite, case, why, proofs)| (format!("{suite}: {case} ({why})"), *proofs)))
+        .chain(
+            OTHERWISE.iter().map(|(suite, case, why, proofs)| (format!("{suite}: {case} ({why})"), *proofs)),
+        )
         .chain(BESIDES.iter().map(|(case, proofs)| ((*case).to_owned(), *proofs)))
         .chain([("what is refused at the door".to_owned(), &ADMISSION_PROOF[..])]);
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
@@ -346,7 +647,8 @@ fn every_row_has_a_test() {
         assert!(!proofs.is_empty(), "{row}");
         for (file, test) in proofs {
             let path = here.join(file);
-            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let text =
+                std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             if !text.contains(&format!("fn {test}(")) {
                 missing.push(format!("{row}: {file} has no {test}"));
             }

@@ -1,6 +1,7 @@
 //! How incoming tokens are judged: what of a manifest reaches the proxy, and what is refused.
 
 use skep_api::problem::Problem;
+use skep_api::runconfig::AuthMode;
 use skep_operator::plan::{Place, Planned, Workload, plan_object};
 
 use crate::manifests::{files, plan, world};
@@ -75,11 +76,19 @@ fn naming_a_service_account_says_with_which_policy_it_is_restricted() {
 }
 
 #[test]
-fn one_credential_for_everybody_needs_it_said_who_everybody_is() {
+fn one_credential_for_everybody_is_worth_a_warning_and_said_to_the_proxy() {
     for name in ["header", "token"] {
         let planned = planned("server-fixed-credential-without-caller", name);
-        assert_eq!(reasons(&planned, true), ["AuthRequired"], "{name}");
+        assert_eq!(reasons(&planned, false), ["Anonymous", "CredentialForEverybody"], "{name}");
+        let config = planned.plan.unwrap().workload.unwrap().run_config;
+        assert_eq!(config.skep.auth_mode, AuthMode::Anonymous, "{name}: else the proxy refuses to start");
     }
+    let planned = planned("server-exchange-without-caller", "s");
+    assert_eq!(reasons(&planned, true), ["CallerRequired"]);
+    assert!(
+        planned.suspend.is_none() && planned.suspend_if_open.is_none(),
+        "a mistake in an edit is no reason"
+    );
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What a change elsewhere does to a workload: hashes, suspension, restarts, and what rolls its pods.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use skep_api::condition::ConditionStatus;
 use skep_api::crd::Object;
 use skep_api::runconfig::RunConfig;
 use skep_operator::plan::{
-    Missing, Planned, RestartStrategy, WorkloadName, World, collide, plan_object, settle_generation,
-    suspended,
+    Missing, Planned, RestartStrategy, WorkloadName, World, collide, is_open, plan_object, settle_generation,
+    settle_restart, suspended,
 };
 
 use crate::manifests::{good, plan, world};
@@ -130,6 +131,81 @@ fn a_workload_is_suspended_only_when_its_callers_are_not_judged_any_more() {
         assert_eq!(plan_object(&objects[0], &world).suspend, None);
         world.settings.require_auth = true;
         assert!(plan_object(&objects[0], &world).suspend.is_some(), "{kind}");
+    }
+}
+
+/// An object that is refused for another reason must not keep an open proxy running where callers need a token.
+#[test]
+fn nothing_that_is_wrong_with_an_object_keeps_its_proxy_open_where_auth_is_required() {
+    const LOGIN: &str = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPOIDCConfig\nmetadata: {name: login}\nspec: {type: inline, inline: {issuer: nowhere}}\n---\n";
+    for (kind, base) in [("MCPServer", "image: a"), ("MCPRemoteProxy", "remoteUrl: 'https://a.example.com'")]
+    {
+        for (what, spec) in [
+            ("an authorization server that is not here", "authServerRef: {name: a}"),
+            ("a config that is not valid", "oidcConfigRef: {name: login, audience: a}"),
+            ("a spec that can't be read", "replicas: [1]"),
+            ("anonymous and more", "authMode: anonymous, authServerRef: {name: a}"),
+        ] {
+            let text = format!(
+                "{LOGIN}apiVersion: toolhive.stacklok.dev/v1beta1\nkind: {kind}\nmetadata: {{name: w}}\nspec: {{{base}, {spec}}}\n"
+            );
+            let (objects, mut world) = world(&text, Missing::Refuse);
+            let planned = plan_object(objects.last().unwrap(), &world);
+            assert!(planned.plan.is_none(), "{kind}: {what}");
+            assert_eq!(
+                (planned.suspend, planned.suspend_if_open),
+                (None, None),
+                "{kind}: {what}: nothing requires auth"
+            );
+            world.namespace_labels.insert("skep.dev/require-auth".to_owned(), "true".to_owned());
+            let planned = plan_object(objects.last().unwrap(), &world);
+            assert_eq!(planned.suspend, None, "{kind}: {what}: one that judges callers goes on");
+            assert!(planned.suspend_if_open.is_some_and(|why| why.contains("spec")), "{kind}: {what}");
+        }
+    }
+    let (proxy, mut world) = shared();
+    world.settings.require_auth = true;
+    let planned = plan_object(&proxy, &world);
+    assert!(planned.plan.is_some());
+    assert_eq!((planned.suspend, planned.suspend_if_open), (None, None));
+}
+
+#[test]
+fn a_run_config_is_open_unless_it_says_how_tokens_are_judged() {
+    let (proxy, world) = shared();
+    let closed = plan_object(&proxy, &world).plan.unwrap().workload.unwrap().run_config.to_json();
+    assert!(!is_open(&closed));
+    let open = good("server-bearer-token").plan.unwrap().workload.unwrap().run_config.to_json();
+    for (text, expected) in [
+        (open.as_str(), true),
+        (r#"{"schema_version": "v9", "oidc_config": {"Issuer": "https://i"}, "of_tomorrow": 1}"#, false),
+        (r#"{"oidc_config": {}}"#, true),
+        (r#"{"oidc_config": null}"#, true),
+        ("[]", true),
+        ("{", true),
+        ("", true),
+    ] {
+        assert_eq!(is_open(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_config_that_is_being_deleted_is_judged_until_it_is_gone() {
+    let text = |issuer: &str| {
+        format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPOIDCConfig\nmetadata: {{name: login, deletionTimestamp: '2026-01-01T00:00:00Z'}}\nspec: {{type: inline, inline: {{issuer: '{issuer}'}}}}\n---\napiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {{name: p}}\nspec: {{remoteUrl: 'https://a.example.com', oidcConfigRef: {{name: login, audience: a}}}}\n"
+        )
+    };
+    for (issuer, valid) in [("https://i.example.com", true), ("nowhere", false)] {
+        let planned = plan(&text(issuer));
+        let (config, proxy) = (&planned[0].1, &planned[1].1);
+        assert_eq!((config.plan.is_some(), proxy.plan.is_some()), (valid, valid), "{issuer}");
+        assert!(config.problems.iter().any(|problem| problem.reason == "Terminating"), "{issuer}");
+        let condition = config.conditions.iter().find(|condition| condition.kind == "Valid").unwrap();
+        assert_eq!(condition.status == ConditionStatus::True, valid, "{issuer}");
+        if !valid {
+            assert!(proxy.problems.iter().any(|problem| problem.reason == "OIDCConfigRefNotValid"));
+        }
     }
 }
 
@@ -277,4 +353,46 @@ fn a_change_that_a_running_proxy_takes_leaves_the_generation_of_its_pods() {
     let mut first = image.clone();
     settle_generation(&mut first, &Value::Null);
     assert_eq!(first, image, "there is none yet");
+}
+
+#[test]
+fn the_mark_of_a_restart_stays_until_a_later_one_is_asked_for() {
+    let asking = |generation: u32, at: &str, strategy: &str| {
+        let strategy = if strategy.is_empty() {
+            String::new()
+        } else {
+            format!(", mcpserver.toolhive.stacklok.dev/restart-strategy: {strategy}")
+        };
+        server(
+            &format!(", generation: {generation}, annotations: {{{RESTARTED_AT}: {at}{strategy}}}"),
+            ", audit: {enabled: true}",
+        )
+    };
+    let live = deployment(&asking(3, "'2026-02-01T12:00:00Z'", ""));
+    for (at, strategy) in [
+        ("''", ""),
+        ("now", ""),
+        ("'2026-02-01T12:00:00Z'", ""),
+        ("'2026-02-01T13:00:00+01:00'", ""),
+        ("'2026-01-31T12:00:00Z'", ""),
+        ("'2026-02-02T12:00:00Z'", "immediate"),
+    ] {
+        let mut desired = deployment(&asking(4, at, strategy));
+        settle_generation(&mut desired, &live);
+        settle_restart(&mut desired, &live);
+        assert_eq!(desired["spec"]["template"], live["spec"]["template"], "{at} {strategy}: the pods stay");
+    }
+    let mut later = deployment(&asking(4, "'2026-02-01T12:00:01Z'", ""));
+    settle_generation(&mut later, &live);
+    settle_restart(&mut later, &live);
+    assert_eq!(annotation(&later, RESTARTED_AT), "2026-02-01T12:00:01Z");
+    // There is nothing to keep before the first one, and nothing on a Deployment that is not there.
+    for live in [&deployment(&server(", generation: 3", "")), &Value::Null] {
+        let mut first = deployment(&asking(4, "'2026-02-01T12:00:00Z'", ""));
+        settle_restart(&mut first, live);
+        assert_eq!(annotation(&first, RESTARTED_AT), "2026-02-01T12:00:00Z");
+    }
+    let mut service = json!({"kind": "Service", "spec": {}});
+    settle_restart(&mut service, &live);
+    assert_eq!(service, json!({"kind": "Service", "spec": {}}));
 }

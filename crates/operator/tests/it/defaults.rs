@@ -1,9 +1,17 @@
-//! The schema has no defaults; the planner has ToolHive's. A field that is written with ToolHive's default
-//! means what it means when it is not written.
+//! ToolHive's defaults are in the schema, but for fields with two spellings, and in the planner. A field that is
+//! written with ToolHive's default means what it means when it is not written.
+
+use std::path::Path;
 
 use serde_json::{Value, json};
+use skep_api::crd::defaults::fill_in;
 use skep_api::crd::{Kind, Object};
-use skep_operator::plan::{Missing, World, plan_object};
+use skep_api::yaml::{documents, to_yaml_documents};
+use skep_operator::plan::{Missing, Planned, World, plan_object};
+
+use crate::api_server::judge;
+use crate::cases::cases;
+use crate::manifests::{files, world};
 
 /// A spec in which the field stands with ToolHive's default, and its place.
 fn rows() -> Vec<(Kind, Value, &'static str)> {
@@ -168,4 +176,69 @@ fn a_default_that_is_written_means_what_it_means_when_it_is_not() {
         let differs = with.lines().zip(out.lines()).find(|(with, out)| with != out);
         assert!(with == out, "{kind} {place}: {differs:?}");
     }
+}
+
+/// Every text of manifests that there is: its name and its objects.
+fn written() -> Vec<(String, Vec<Value>)> {
+    let mut texts: Vec<(String, Vec<Value>)> = Vec::new();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut folders = vec![examples];
+    let mut all: Vec<_> = ["good", "bad"].into_iter().flat_map(files).collect();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                all.push(path);
+            }
+        }
+    }
+    for path in all {
+        let read = documents(&std::fs::read_to_string(&path).unwrap()).unwrap_or_default();
+        let values = read.into_iter().flat_map(|document| match document.value["items"].as_array() {
+            Some(items) => items.clone(),
+            None => vec![document.value],
+        });
+        texts.push((path.display().to_string(), values.collect()));
+    }
+    texts.extend(cases().into_iter().map(|case| (case.name, case.objects)));
+    texts
+}
+
+fn planned(values: &[Value]) -> Vec<(String, Planned)> {
+    let (objects, world) = world(&to_yaml_documents(values), Missing::Refuse);
+    let plan = |object: &Object| {
+        let mut planned = plan_object(object, &world);
+        // What is written differs, so its digests do.
+        planned.hashes.clear();
+        planned.config_hash = None;
+        (format!("{} {}", object.kind, object.metadata.name), planned)
+    };
+    objects.iter().map(plan).collect()
+}
+
+/// An API server fills objects in before anybody sees them, and `skep check` sees them as they are written.
+#[test]
+fn everything_means_the_same_when_an_api_server_has_filled_it_in() {
+    let (mut filled, mut seen) = (0, 0);
+    for (name, values) in written() {
+        let mut with = values.clone();
+        for value in &mut with {
+            let Ok(kind) = value["kind"].as_str().unwrap_or_default().parse::<Kind>() else { continue };
+            let Some(spec) = value.get_mut("spec").filter(|spec| spec.is_object()) else { continue };
+            let before = spec.clone();
+            fill_in(kind, spec);
+            filled += usize::from(*spec != before);
+            let (ours, theirs) = (judge(kind, &before).refused, judge(kind, spec).refused);
+            assert_eq!(ours, theirs, "{name}: {kind}: the rules of the schema");
+        }
+        for ((object, out), (_, with)) in planned(&values).into_iter().zip(planned(&with)) {
+            let (out, with) = (format!("{out:#?}"), format!("{with:#?}"));
+            let differs = with.lines().zip(out.lines()).find(|(with, out)| with != out);
+            assert!(with == out, "{name}: {object}: {differs:?}");
+            seen += 1;
+        }
+    }
+    assert!(filled > 200 && seen > 400, "{filled} of {seen}");
 }

@@ -195,7 +195,6 @@ const INNER: &[(&str, Shape)] = &[
     (
         "/telemetry_config",
         &[
-            ("endpoint", "s"),
             ("serviceName", "s"),
             ("serviceVersion", "s"),
             ("tracingEnabled", "b"),
@@ -409,7 +408,6 @@ fn environment_and_volumes_are_what_the_runner_checks_for() {
     assert!(
         server["tools_filter"].as_array().unwrap().iter().all(|tool| !tool.as_str().unwrap().contains(','))
     );
-    assert_eq!(server["telemetry_config"]["endpoint"], "otel.example.com:4318", "without its scheme");
     assert_eq!(server["mcpserver_generation"], 3);
     assert_eq!((&server["port"], &server["target_port"]), (&9090.into(), &3000.into()));
 }

@@ -44,7 +44,6 @@ fn a_shared_telemetry_config_reaches_the_run_config_and_the_pod() {
     assert_eq!(
         config["telemetry_config"],
         json!({
-            "endpoint": "otel.example.com:4318",
             "serviceName": "s",
             "tracingEnabled": true,
             "metricsEnabled": true,
@@ -91,13 +90,13 @@ fn a_workload_reports_under_the_name_that_its_reference_says() {
 }
 
 #[test]
-fn a_variable_of_the_manifest_does_not_replace_that_of_the_telemetry_config() {
+fn a_variable_of_the_manifest_replaces_that_of_the_telemetry_config() {
     let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPTelemetryConfig\nmetadata: {name: t}\nspec: {prometheus: {enabled: true}}\n---\napiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {name: s}\nspec:\n  image: a\n  transport: streamable-http\n  telemetryConfigRef: {name: t}\n  resourceOverrides: {proxyDeployment: {env: [{name: OTEL_RESOURCE_ATTRIBUTES, value: mine}]}}\n";
     let pod = container(&plan(text).pop().unwrap().1.plan.unwrap());
     let env = pod["containers"][0]["env"].as_array().unwrap();
     let found: Vec<_> = env.iter().filter(|var| var["name"] == "OTEL_RESOURCE_ATTRIBUTES").collect();
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0]["value"], "service.name=s,service.namespace=default");
+    assert_eq!(found[0]["value"], "mine");
 }
 
 #[test]

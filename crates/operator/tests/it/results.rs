@@ -96,8 +96,8 @@ fn loopback_is_for_this_machine_only() {
 }
 
 #[test]
-fn a_terminating_object_is_never_planned() {
-    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPToolConfig\nmetadata: {name: t, deletionTimestamp: '2026-01-01T00:00:00Z'}\nspec: {}\n";
+fn a_terminating_workload_is_never_planned() {
+    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {name: t, deletionTimestamp: '2026-01-01T00:00:00Z'}\nspec: {image: a, authMode: anonymous}\n";
     let planned = plan(text).pop().unwrap().1;
     assert!(planned.plan.is_none());
 }

@@ -89,3 +89,25 @@ fn yaml_below(folder: &Path) -> Vec<String> {
     }
     texts
 }
+
+#[test]
+fn what_the_kustomizations_name_is_there() {
+    let deploy = kustomize("..");
+    for folder in [
+        "crds",
+        "kustomize/operator",
+        "kustomize/base",
+        "kustomize/namespaced",
+        "kustomize/namespaced/watched",
+    ] {
+        let folder = deploy.join(folder);
+        let text = std::fs::read_to_string(folder.join("kustomization.yaml")).unwrap();
+        let kustomization = documents(&text).unwrap().remove(0).value;
+        let resources = kustomization["resources"].as_array().unwrap().iter();
+        let patches = kustomization["patches"].as_array().into_iter().flatten().map(|patch| &patch["path"]);
+        for named in resources.chain(patches) {
+            let path = folder.join(named.as_str().unwrap());
+            assert!(path.exists(), "{}", path.display());
+        }
+    }
+}

@@ -99,6 +99,13 @@ fn the_schema_and_the_planner_agree_on_every_row() {
     }
 }
 
+/// ToolHive takes it, so there are such objects, and a rule would keep their status from being written.
+#[test]
+fn a_remote_proxy_that_says_nothing_of_its_callers_is_the_planners_to_refuse() {
+    let spec = json!({"remoteUrl": "https://mcp.example.com"});
+    assert_eq!(judge(Kind::MCPRemoteProxy, &spec).refused, Vec::<String>::new());
+}
+
 #[test]
 fn every_rule_holds_for_some_object_and_refuses_another() {
     let (mut held, mut refused) = (BTreeSet::new(), BTreeSet::new());

@@ -1,7 +1,7 @@
 //! What is read from Deployments, StatefulSets and pods.
 
 use serde_json::{Value, json};
-use skep_operator::observe::{Deployment, Pods, StatefulSet};
+use skep_operator::observe::{Deployment, Pods, StatefulSet, is_of_deployment, is_of_stateful_set};
 
 /// A pod of a name with a status.
 pub(crate) fn pod(name: &str, status: Value) -> Value {
@@ -175,4 +175,44 @@ fn a_stateful_set_asks_for_one_replica_unless_it_says_otherwise() {
     assert_eq!(StatefulSet::of(&json!({"spec": {}})), StatefulSet { desired: 1, ready: 0 });
     let set = StatefulSet::of(&json!({"spec": {"replicas": 0}, "status": {"readyReplicas": 3}}));
     assert_eq!(set, StatefulSet { desired: 0, ready: 3 });
+}
+
+#[test]
+fn a_pod_belongs_to_what_controls_it_whatever_its_labels_say() {
+    let owned = |owner: Value, hash: Value| {
+        json!({"metadata": {"name": "s-1", "ownerReferences": [owner],
+            "labels": {"toolhive-name": "s", "app.kubernetes.io/name": "mcpserver", "pod-template-hash": hash}}})
+    };
+    let by = |api: &str, kind: &str, name: &str, controller: bool| json!({"apiVersion": api, "kind": kind, "name": name, "uid": "u", "controller": controller});
+    let hash = || json!("5d4f");
+    for (what, pod, expected) in [
+        ("of the Deployment", owned(by("apps/v1", "ReplicaSet", "s-5d4f", true), hash()), true),
+        ("of another Deployment", owned(by("apps/v1", "ReplicaSet", "other-5d4f", true), hash()), false),
+        ("of a longer name", owned(by("apps/v1", "ReplicaSet", "s-x-5d4f", true), hash()), false),
+        ("of another template", owned(by("apps/v1", "ReplicaSet", "s-9999", true), hash()), false),
+        (
+            "of a ReplicaSet that somebody made",
+            owned(by("apps/v1", "ReplicaSet", "s", true), Value::Null),
+            false,
+        ),
+        ("with an empty hash", owned(by("apps/v1", "ReplicaSet", "s-", true), json!("")), false),
+        (
+            "of an owner that controls nothing",
+            owned(by("apps/v1", "ReplicaSet", "s-5d4f", false), hash()),
+            false,
+        ),
+        ("of a Job", owned(by("batch/v1", "Job", "s-5d4f", true), hash()), false),
+        ("of another group", owned(by("example.com/v1", "ReplicaSet", "s-5d4f", true), hash()), false),
+        (
+            "of nobody",
+            json!({"metadata": {"labels": {"toolhive-name": "s", "pod-template-hash": "5d4f"}}}),
+            false,
+        ),
+    ] {
+        assert_eq!(is_of_deployment(&pod, "s"), expected, "{what}");
+    }
+    let set = owned(by("apps/v1", "StatefulSet", "s", true), Value::Null);
+    assert!(is_of_stateful_set(&set, "u") && !is_of_stateful_set(&set, "v") && !is_of_stateful_set(&set, ""));
+    assert!(!is_of_stateful_set(&owned(by("apps/v1", "ReplicaSet", "s", true), hash()), "u"));
+    assert!(!is_of_stateful_set(&Value::Null, ""));
 }

@@ -217,3 +217,12 @@ fn the_same_found_once_more_is_no_news() {
     assert!(first.differs(&failed("x")));
     assert!(!failed("x").differs(&failed("y")));
 }
+
+#[test]
+fn a_proxy_that_cannot_be_reached_is_told_the_same_whatever_the_network_does() {
+    let failed = |kind| PodReport { pod: "a".to_owned(), said: Err(kind) };
+    let (away, late) = (ReportErrorKind::Unreachable, ReportErrorKind::TimedOut);
+    assert_eq!(away.to_string(), late.to_string());
+    assert!(!failed(away).differs(&failed(late)));
+    assert!(failed(away).differs(&failed(ReportErrorKind::Unreadable)));
+}

@@ -236,10 +236,10 @@ fn a_backend_admits_its_own_proxy_and_nobody_else() {
 
 #[test]
 fn a_network_policy_lets_a_proxy_out_to_everything_that_it_calls() {
-    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {name: p}\nspec: {remoteUrl: 'https://192.0.2.1', allowPrivateEndpoint: true, networkPolicy: {enabled: true}, oidcConfig: {type: inline, inline: {issuer: 'https://192.0.2.2:1002', jwksUrl: 'https://192.0.2.3:1003', introspectionUrl: 'https://192.0.2.4:1004', audience: a}}, clientToken: strip, telemetry: {openTelemetry: {enabled: true, endpoint: '192.0.2.5:4317', tracing: {enabled: true}}}, sessionStorage: {provider: redis, address: '192.0.2.6:6379'}}\n";
+    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {name: p}\nspec: {remoteUrl: 'https://192.0.2.1', allowPrivateEndpoint: true, networkPolicy: {enabled: true}, oidcConfig: {type: inline, inline: {issuer: 'https://192.0.2.2:1002', jwksUrl: 'https://192.0.2.3:1003', introspectionUrl: 'https://192.0.2.4:1004', audience: a}}, clientToken: strip, sessionStorage: {provider: redis, address: '192.0.2.6:6379'}}\n";
     let objects = made(text, &Settings::default());
     let egress = of_kind(&objects, "NetworkPolicy").unwrap()["spec"]["egress"].clone();
-    for (address, port) in [("1", 443), ("2", 1002), ("3", 1003), ("4", 1004), ("5", 4317), ("6", 6379)] {
+    for (address, port) in [("1", 443), ("2", 1002), ("3", 1003), ("4", 1004), ("6", 6379)] {
         let rule = json!({
             "to": [{"ipBlock": {"cidr": format!("192.0.2.{address}/32")}}],
             "ports": [{"protocol": "TCP", "port": port}],

@@ -192,7 +192,13 @@ async fn operate(args: &Args) -> anyhow::Result<()> {
             drain: drain.watch(),
         };
         let listener = listen(address)?;
-        tokio::spawn(serve(listener, Arc::new(handler), HttpLimits::default(), drain.watch(), Load::default()));
+        tokio::spawn(serve(
+            listener,
+            Arc::new(handler),
+            HttpLimits::default(),
+            drain.watch(),
+            Load::default(),
+        ));
     }
 
     let target = Target { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
@@ -206,11 +212,11 @@ async fn operate(args: &Args) -> anyhow::Result<()> {
         WriteGate::always_open(Arc::clone(&clock))
     };
     let calls = Some(ApiCalls::register(&registry));
-    let client = connect(config.clone(), &Layers { gate: Some(gate.clone()), calls: calls.clone(), hook: None })?;
+    let client =
+        connect(config.clone(), &Layers { gate: Some(gate.clone()), calls: calls.clone(), hook: None })?;
     // For the Lease itself and for events.
     let ungated = connect(config, &Layers { gate: None, calls, hook: None })?;
-    let events =
-        Events::new(ungated.clone(), &identity, gate.clone(), Arc::clone(&clock), metrics.clone());
+    let events = Events::new(ungated.clone(), &identity, gate.clone(), Arc::clone(&clock), metrics.clone());
     let election = Election::start(elect, ungated, &namespace, &identity, (&clock, &rng), gate, state);
     tokio::spawn(show_leadership(leading.clone(), metrics.clone()));
 
@@ -438,8 +444,9 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_none() {
-        let read = settings("--watch-namespace= --runner-image= --default-redis-addr= --storage-version-migrator=")
-            .expect("settings");
+        let read =
+            settings("--watch-namespace= --runner-image= --default-redis-addr= --storage-version-migrator=")
+                .expect("settings");
         assert_eq!(read.namespaces, Vec::<String>::new());
         assert_eq!(read.plan, plan::Settings::default());
         assert!(read.migrate);

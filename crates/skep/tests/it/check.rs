@@ -152,14 +152,14 @@ fn examples_of_the_compatible_project_are_judged() {
     );
     let examples = folder.join("examples");
     if !examples.is_dir() {
-        skep_testkit::control_plane::skip("ToolHive's examples are not here; SKEP_COMPAT names a folder with them");
+        skep_testkit::control_plane::skip(
+            "ToolHive's examples are not here; SKEP_COMPAT names a folder with them",
+        );
         return;
     }
     let mut refused = Vec::new();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(examples)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
     println!("| file | result | reasons |\n|---|---|---|");

@@ -81,13 +81,15 @@ async fn install(plane: &ControlPlane) {
             let object = document.value;
             let version = object["apiVersion"].as_str().unwrap();
             let base = if version.contains('/') { "apis" } else { "api" };
-            let namespace = object["metadata"]["namespace"].as_str().map(|name| format!("/namespaces/{name}"));
+            let namespace =
+                object["metadata"]["namespace"].as_str().map(|name| format!("/namespaces/{name}"));
             let plural = format!("{}s", object["kind"].as_str().unwrap().to_lowercase());
             let path = format!("/{base}/{version}{}/{plural}", namespace.unwrap_or_default());
             post(plane, &path, &object).await;
         }
     }
-    let status = json!({"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}});
+    let status =
+        json!({"status": {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "updatedReplicas": 1}});
     send(plane, "PATCH", &format!("{DEPLOYMENT}/status"), MERGE, &status).await;
 }
 
@@ -175,7 +177,10 @@ async fn it_finds_what_is_missing_old_or_down() {
     let old = doctor(&plane, admin, &[]).await;
     assert_eq!(old.code, 1);
     assert_eq!(old.failures().len(), 1, "{:#?}", old.lines);
-    old.must("fail crds", "mcpservers.toolhive.stacklok.dev is older than this skep: the API server drops spec.authMode");
+    old.must(
+        "fail crds",
+        "mcpservers.toolhive.stacklok.dev is older than this skep: the API server drops spec.authMode",
+    );
     replace_crd(&plane, "mcpservers.toolhive.stacklok.dev").await;
 
     let well = doctor(&plane, admin, &[]).await;
@@ -191,7 +196,8 @@ async fn it_finds_what_is_missing_old_or_down() {
     stale.must("fail lease", "pod-1 led, and has not renewed");
     lease(&plane, skep_now()).await;
 
-    let binding = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/toolhive-operator-manager-rolebinding";
+    let binding =
+        "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/toolhive-operator-manager-rolebinding";
     let (code, _) = plane.request("DELETE", binding, "", "").await;
     assert_eq!(code, 200);
     let started = tokio::time::Instant::now();

@@ -8,6 +8,8 @@ mod check;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod render;
 #[cfg(test)]
 mod table;

@@ -143,11 +143,6 @@ pub(super) fn policy(
             endpoint => egress.url(endpoint, true),
         }
     }
-    let telemetry = config.telemetry_config.as_ref().filter(|telemetry| !telemetry.endpoint.is_empty());
-    if let Some(telemetry) = telemetry {
-        let scheme = if telemetry.insecure { "http" } else { "https" };
-        egress.url(&format!("{scheme}://{}", telemetry.endpoint), true);
-    }
     if let Some(address) = config
         .scaling_config
         .as_ref()

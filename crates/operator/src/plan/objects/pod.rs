@@ -84,7 +84,7 @@ impl ProxyPod<'_> {
     fn pod_template(&self) -> Value {
         let mut template = self.own_template();
         if self.generation.is_some() {
-            let checksum = hex(&Sha256::digest(without_generation(&template).to_string()));
+            let checksum = hex(&Sha256::digest(without_marks(&template).to_string()));
             let annotation = json!({"metadata": {"annotations": {names::TEMPLATE_CHECKSUM: checksum}}});
             strategic_merge(&mut template, &annotation);
         }
@@ -181,7 +181,11 @@ impl ProxyPod<'_> {
         let mut env = Vec::new();
         let from_secret = |source: &super::super::EnvSource| json!({"name": source.name, "valueFrom": {"secretKeyRef": {"name": source.secret, "key": source.key}}});
         let late = "THV_SESSION_REDIS_PASSWORD";
-        if let Some(telemetry) = &self.workload.run_config.telemetry_config {
+        let written = || self.overrides.proxy_deployment.iter().flat_map(|part| part.env.iter().flatten());
+        let telemetry = self.workload.run_config.telemetry_config.as_ref();
+        if let Some(telemetry) =
+            telemetry.filter(|_| !written().any(|variable| variable.name == RESOURCE_ATTRIBUTES))
+        {
             let attributes = resource_attributes(telemetry, self.owner.namespace);
             env.push(json!({"name": RESOURCE_ATTRIBUTES, "value": attributes}));
         }
@@ -189,7 +193,7 @@ impl ProxyPod<'_> {
         let mut taken: BTreeSet<String> =
             self.workload.env.iter().map(|source| source.name.clone()).collect();
         taken.extend(env.iter().filter_map(|set| Some(set.get("name")?.as_str()?.to_owned())));
-        for variable in self.overrides.proxy_deployment.iter().flat_map(|part| part.env.iter().flatten()) {
+        for variable in written() {
             if taken.insert(variable.name.clone()) {
                 env.push(json!({"name": variable.name, "value": variable.value}));
             }
@@ -304,11 +308,11 @@ fn mounted_files(files: &[FileSource]) -> Vec<(String, String, Map<String, Value
 }
 
 /// The template without what changes with every change of the spec.
-fn without_generation(template: &Value) -> Value {
+fn without_marks(template: &Value) -> Value {
     let mut template = template.clone();
     let annotations = template.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
     if let Some(annotations) = annotations {
-        annotations.retain(|key, _| key != names::GENERATION);
+        annotations.retain(|key, _| ![names::GENERATION, names::RESTARTED_AT].contains(&key.as_str()));
     }
     template
 }

@@ -52,6 +52,11 @@ impl Outgoing {
         config.skep.aws.clone_from(&self.aws_extension);
     }
 
+    /// True when all callers share one credential.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.remote_auth.is_some() || !self.headers.add_headers_from_secret.is_empty()
+    }
+
     /// Header that the credential stands in, unless it is a fixed header with a name of its own.
     fn credential_header(&self) -> Option<String> {
         let authorization = || "Authorization".to_owned();
@@ -107,7 +112,7 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
     match &**config {
         ExternalAuth::Unauthenticated => {}
         ExternalAuth::HeaderInjection(injection) => {
-            a_caller(path, false, "", user.callers, findings);
+            for_everybody(path, user.callers, findings);
             let secret = &injection.value_secret_ref;
             findings.secret(path, "HeaderSecretNotFound", &secret.name, &secret.key);
             let identifier = header_secret(&injection.header_name, user.name);
@@ -119,7 +124,7 @@ pub(super) fn plan(reference: Option<&str>, user: &User<'_>, findings: &mut Find
             outgoing.headers.add_headers_from_secret.insert(injection.header_name.clone(), identifier);
         }
         ExternalAuth::BearerToken(bearer) => {
-            a_caller(path, false, "", user.callers, findings);
+            for_everybody(path, user.callers, findings);
             let secret = &bearer.token_secret_ref;
             findings.secret(path, "ExternalAuthSecretNotFound", &secret.name, &secret.key);
             outgoing.env.push(EnvSource {
@@ -193,22 +198,35 @@ fn refuse(path: &str, reason: &str, message: String, findings: &mut Findings<'_>
 fn a_caller(path: &str, needed: bool, what: &str, callers: Callers, findings: &mut Findings<'_>) {
     match callers {
         Callers::Token => {}
-        Callers::Unsaid if !needed => findings.error(
-            path,
-            "AuthRequired",
-            "Everybody who reaches the proxy would use this one credential, because no incoming auth is configured. Add `oidcConfigRef`, or say `authMode: anonymous`.",
-        ),
-        Callers::Unsaid => findings.error(
-            path,
-            "AuthRequired",
-            format!("There is no caller's token to {what}, because no incoming auth is configured. Add `oidcConfigRef`, or say `authMode: anonymous`."),
-        ),
+        Callers::Unsaid => {
+            let why = if needed {
+                format!("There is no caller's token to {what}")
+            } else {
+                "Everybody who reaches the proxy would use this one credential".to_owned()
+            };
+            findings.error(
+                path,
+                "CallerRequired",
+                format!("{why}, because no incoming auth is configured. Add `oidcConfigRef`, or say `authMode: anonymous`."),
+            );
+        }
         Callers::Anonymous if needed => findings.warning(
             path,
             "NoTokenToExchange",
             format!("Every call will be answered with 401: callers are anonymous, so there is no token to {what}. Add `oidcConfigRef`; or, for one credential for all callers, use a `tokenExchange` with `grantType: client_credentials`."),
         ),
         Callers::Anonymous => {}
+    }
+}
+
+/// One credential for all callers is fine, as long as it is known that they are all.
+fn for_everybody(path: &str, callers: Callers, findings: &mut Findings<'_>) {
+    if callers == Callers::Unsaid {
+        findings.warning(
+            path,
+            "CredentialForEverybody",
+            "Everybody who reaches the proxy uses this one credential, because no incoming auth is configured. Add `oidcConfigRef`, or say `authMode: anonymous` if that is intended.",
+        );
     }
 }
 

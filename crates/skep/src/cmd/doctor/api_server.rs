@@ -14,16 +14,24 @@ const OLDEST: u32 = 20;
 
 /// Asks for the version. Gives how far the API server's clock is ahead of ours; `None` when it can't be asked,
 /// and nothing else can be looked at.
-pub(super) async fn check(cluster: &Cluster, address: &str, findings: &mut Findings) -> Option<SignedDuration> {
+pub(super) async fn check(
+    cluster: &Cluster,
+    address: &str,
+    findings: &mut Findings,
+) -> Option<SignedDuration> {
     let address = address.trim_end_matches('/');
     let answer = match cluster.get_bytes("/version", 1 << 20).await {
         Ok(answer) => answer,
         Err(refusal) => {
             let remedy = match refusal {
                 Refusal::Unknown => "Log in again, or name another context with --context.",
-                Refusal::Forbidden { .. } => "Ask for the cluster role system:public-info-viewer, which everybody has by default.",
+                Refusal::Forbidden { .. } => {
+                    "Ask for the cluster role system:public-info-viewer, which everybody has by default."
+                }
                 Refusal::Unreachable(_) => "Is the address right, the network open and the cluster running?",
-                Refusal::Missing | Refusal::Other { .. } => "Is there a Kubernetes API server at this address?",
+                Refusal::Missing | Refusal::Other { .. } => {
+                    "Is there a Kubernetes API server at this address?"
+                }
             };
             findings.fail(CHECK, format!("{address} can't be asked: {refusal}"), remedy);
             return None;

@@ -131,7 +131,9 @@ impl Cluster {
         let body = Limited::new(body, largest)
             .collect()
             .await
-            .map_err(|error| Refusal::Unreachable(format!("the answer can't be read: {}", shown(&error.to_string()))))?
+            .map_err(|error| {
+                Refusal::Unreachable(format!("the answer can't be read: {}", shown(&error.to_string())))
+            })?
             .to_bytes();
         if parts.status.is_success() {
             return Ok(Answer { body, ahead });

@@ -53,7 +53,11 @@ fn one(ours: &Value, theirs: Option<&Value>, findings: &mut Findings) -> Option<
     let readable = wanted.iter().rev().find(|version| served.contains(version));
     let readable = readable.map(|version| (kind, (*version).to_owned()));
     if !established(theirs) {
-        findings.fail(CHECK, format!("{name} is installed and not accepted"), format!("Look at it: kubectl describe crd {name}"));
+        findings.fail(
+            CHECK,
+            format!("{name} is installed and not accepted"),
+            format!("Look at it: kubectl describe crd {name}"),
+        );
         return None;
     }
     let missing: Vec<&str> = wanted.iter().copied().filter(|version| !served.contains(version)).collect();
@@ -79,7 +83,8 @@ fn one(ours: &Value, theirs: Option<&Value>, findings: &mut Findings) -> Option<
     }
     let (stored, ours_stored) = (versions(theirs, "storage"), versions(ours, "storage"));
     let left = theirs.pointer("/status/storedVersions").and_then(Value::as_array);
-    let left: Vec<&str> = left.into_iter().flatten().filter_map(Value::as_str).filter(|one| !stored.contains(one)).collect();
+    let left: Vec<&str> =
+        left.into_iter().flatten().filter_map(Value::as_str).filter(|one| !stored.contains(one)).collect();
     let serves = format!("{name} serves {} and stores {}", served.join(", "), stored.join(", "));
     if stored != ours_stored {
         findings.warn(CHECK, format!("{serves}, this skep {}", ours_stored.join(", ")), UPDATE);
@@ -103,7 +108,11 @@ async fn discovered(cluster: &Cluster, findings: &mut Findings) -> Vec<Readable>
             Ok(list) => list,
             Err(Refusal::Missing) => continue,
             Err(refusal) => {
-                findings.skip(CHECK, format!("the kinds of {GROUP}/{version} can't be asked for: {refusal}"), "");
+                findings.skip(
+                    CHECK,
+                    format!("the kinds of {GROUP}/{version} can't be asked for: {refusal}"),
+                    "",
+                );
                 continue;
             }
         };
@@ -199,10 +208,7 @@ mod tests {
             "any": {"type": "object"},
             "theirs": {},
         }});
-        assert_eq!(
-            pruned_fields(&ours, &theirs),
-            ["b.d", "list[].f", "map.*", "what is below any"]
-        );
+        assert_eq!(pruned_fields(&ours, &theirs), ["b.d", "list[].f", "map.*", "what is below any"]);
         assert!(pruned_fields(&ours, &ours).is_empty());
         assert!(pruned_fields(&ours, &json!({"x-kubernetes-preserve-unknown-fields": true})).is_empty());
     }

@@ -56,17 +56,32 @@ impl Findings {
     }
 
     /// It could not be looked at.
-    pub(super) fn skip(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn skip(
+        &mut self,
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Level::Skip, check, message, remedy);
     }
 
     /// Something may be wrong.
-    pub(super) fn warn(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn warn(
+        &mut self,
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Level::Warn, check, message, remedy);
     }
 
     /// Something is wrong.
-    pub(super) fn fail(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn fail(
+        &mut self,
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.add(Level::Fail, check, message, remedy);
     }
 
@@ -105,8 +120,12 @@ impl Findings {
 }
 
 fn line(finding: &Finding) -> String {
-    let mut line =
-        format!("{:<4}  {:<10}  {}", finding.level.as_str(), finding.check, finding.message.trim_end_matches('.'));
+    let mut line = format!(
+        "{:<4}  {:<10}  {}",
+        finding.level.as_str(),
+        finding.check,
+        finding.message.trim_end_matches('.')
+    );
     if !finding.remedy.is_empty() {
         line.push_str(". ");
         line.push_str(&finding.remedy);
@@ -144,7 +163,10 @@ mod tests {
         let lines: Vec<String> = findings.findings.iter().map(line).collect();
         assert_eq!(
             lines,
-            ["ok    crds        mcpservers.toolhive.stacklok.dev is installed", "fail  proxy       a b [2J c. Look at it."]
+            [
+                "ok    crds        mcpservers.toolhive.stacklok.dev is installed",
+                "fail  proxy       a b [2J c. Look at it."
+            ]
         );
         assert!(findings.failed());
     }

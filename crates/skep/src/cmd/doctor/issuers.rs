@@ -67,14 +67,24 @@ fn line(level: Level, message: String, remedy: &str) -> Line {
     Line { level, message, remedy: remedy.to_owned() }
 }
 
-async fn one(issuer: &str, said: &Said, egress: Egress, server_ahead: SignedDuration, clock: &SharedClock) -> Line {
+async fn one(
+    issuer: &str,
+    said: &Said,
+    egress: Egress,
+    server_ahead: SignedDuration,
+    clock: &SharedClock,
+) -> Line {
     let shown_issuer = shown(issuer);
     let parsed = match Issuer::parse(issuer, said.http) {
         Ok(parsed) => parsed,
         Err(error) => return line(Level::Fail, shown(&error.to_string()), "Correct it in the manifest."),
     };
     if is_inside(issuer) {
-        return line(Level::Skip, format!("{shown_issuer} is inside the cluster and can't be asked from here"), "");
+        return line(
+            Level::Skip,
+            format!("{shown_issuer} is inside the cluster and can't be asked from here"),
+            "",
+        );
     }
     let mut config = ClientConfig::new(egress);
     // URLs of identity providers that a manifest names may be private.
@@ -84,18 +94,28 @@ async fn one(issuer: &str, said: &Said, egress: Egress, server_ahead: SignedDura
         Err(error) => return line(Level::Fail, chain(&error), ""),
     };
     let (worst, remedy) = if said.own_ca {
-        (Level::Warn, "It has CA certificates of its own in a ConfigMap, which are not used here: the proxies' own reports count.")
+        (
+            Level::Warn,
+            "It has CA certificates of its own in a ConfigMap, which are not used here: the proxies' own reports count.",
+        )
     } else if said.without_discovery {
         (Level::Warn, "The manifests name its keys, so proxies can do without.")
     } else {
-        (Level::Fail, "Proxies can't judge its tokens while that is so, if they can't reach it either. Is the URL right, and the provider up?")
+        (
+            Level::Fail,
+            "Proxies can't judge its tokens while that is so, if they can't reach it either. Is the URL right, and the provider up?",
+        )
     };
     let keys = match jwks_url(&client, &parsed, None, None).await {
         Ok(keys) => keys,
         Err(error) => return line(worst, format!("{shown_issuer}: {}", shown(&chain(&error))), remedy),
     };
     if let Err(error) = client.get_json(&keys, None).await {
-        return line(worst, format!("{shown_issuer}: its keys can't be had: {}", shown(&chain(&error))), remedy);
+        return line(
+            worst,
+            format!("{shown_issuer}: its keys can't be had: {}", shown(&chain(&error))),
+            remedy,
+        );
     }
     match off(&client, &parsed, server_ahead, clock).await {
         Some(off) if off.abs() > LEEWAY => {
@@ -172,12 +192,18 @@ mod tests {
     #[test]
     fn issuers_are_found_wherever_they_are_named() {
         let objects = [
-            (Kind::MCPOIDCConfig, json!({"spec": {"inline": {"issuer": "https://a", "jwksUrl": "https://a/k"}}})),
+            (
+                Kind::MCPOIDCConfig,
+                json!({"spec": {"inline": {"issuer": "https://a", "jwksUrl": "https://a/k"}}}),
+            ),
             (Kind::MCPServer, json!({"spec": {"oidcConfig": {"inline": {"issuer": "https://a"}}}})),
-            (Kind::MCPRemoteProxy, json!({"spec": {"oidcConfig": {"inline": {
+            (
+                Kind::MCPRemoteProxy,
+                json!({"spec": {"oidcConfig": {"inline": {
                 "issuer": "http://b", "insecureAllowHTTP": true,
                 "additionalIssuers": [{"issuer": "https://c", "caBundleRef": {"name": "ca"}, "introspectionUrl": "https://c/i"}],
-            }}, "other": {"issuer": "https://not-this"}}})),
+            }}, "other": {"issuer": "https://not-this"}}}),
+            ),
         ];
         let found = named(&objects);
         assert_eq!(found.keys().collect::<Vec<_>>(), ["http://b", "https://a", "https://c"]);

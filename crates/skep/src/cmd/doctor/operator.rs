@@ -100,19 +100,28 @@ fn manager(pod: &Value) -> Option<&Value> {
 async fn running(cluster: &Cluster, deployment: &Value, installed: &Installed, findings: &mut Findings) {
     let name = format!("{}/{}", installed.namespace, text(deployment, "/metadata/name"));
     let number = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_u64);
-    let (wanted, ready) = (number("/spec/replicas").unwrap_or(1), number("/status/availableReplicas").unwrap_or(0));
-    let image = deployment.pointer("/spec/template/spec").and_then(manager).map(|one| shown(text(one, "/image")));
+    let (wanted, ready) =
+        (number("/spec/replicas").unwrap_or(1), number("/status/availableReplicas").unwrap_or(0));
+    let image =
+        deployment.pointer("/spec/template/spec").and_then(manager).map(|one| shown(text(one, "/image")));
     let image = image.unwrap_or_default();
     let described = format!("Deployment {name} ({image})");
     if wanted == 0 {
-        findings.fail(CHECK, format!("{described} is scaled to 0"), format!("Scale it: kubectl -n {} scale deployment {NAME} --replicas 1", installed.namespace));
+        findings.fail(
+            CHECK,
+            format!("{described} is scaled to 0"),
+            format!("Scale it: kubectl -n {} scale deployment {NAME} --replicas 1", installed.namespace),
+        );
         return;
     }
     if ready == 0 {
         findings.fail(
             CHECK,
             format!("{described} has no pod that is ready"),
-            format!("Look at it: kubectl -n {} describe deployment,pod -l app.kubernetes.io/name={NAME}", installed.namespace),
+            format!(
+                "Look at it: kubectl -n {} describe deployment,pod -l app.kubernetes.io/name={NAME}",
+                installed.namespace
+            ),
         );
         return;
     }
@@ -125,7 +134,10 @@ async fn running(cluster: &Cluster, deployment: &Value, installed: &Installed, f
             format!("{described} runs skep {version}, and this is {}", env!("CARGO_PKG_VERSION")),
             "Use the same version of the command.",
         ),
-        None => findings.ok(CHECK, format!("{described}, {ready} of {wanted} ready; its version can't be asked from here")),
+        None => findings.ok(
+            CHECK,
+            format!("{described}, {ready} of {wanted} ready; its version can't be asked from here"),
+        ),
     }
 }
 
@@ -237,9 +249,18 @@ mod tests {
     fn a_lease_is_judged_by_its_age() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
         for (spec, failed) in [
-            (json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:50.000000Z"}), false),
-            (json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:40.000000Z"}), true),
-            (json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T01:00:00.000000Z"}), false),
+            (
+                json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:50.000000Z"}),
+                false,
+            ),
+            (
+                json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:40.000000Z"}),
+                true,
+            ),
+            (
+                json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T01:00:00.000000Z"}),
+                false,
+            ),
             (json!({"holderIdentity": "a", "leaseDurationSeconds": 15}), true),
             (json!({"holderIdentity": "", "renewTime": "2026-01-01T00:00:59.000000Z"}), true),
             (json!({}), true),

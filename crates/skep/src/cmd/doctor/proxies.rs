@@ -33,7 +33,8 @@ pub(super) async fn objects(
         match cluster.list(&path, "").await {
             Ok(found) => objects.extend(found.into_iter().map(|object| (*kind, object))),
             Err(refusal) => {
-                let remedy = if namespace.is_none() { "Name a namespace that you may read with -n." } else { "" };
+                let remedy =
+                    if namespace.is_none() { "Name a namespace that you may read with -n." } else { "" };
                 findings.skip(CHECK, format!("the {} can't be listed: {refusal}", kind.plural()), remedy);
             }
         }
@@ -64,13 +65,22 @@ fn judge(name: &str, object: &Value, findings: &mut Findings) {
     let phase = shown(text(object, "/status/phase"));
     let generation = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     if phase.is_empty() {
-        findings.warn(CHECK, format!("{name} has no status: no operator has looked at it"), "Is one running, and does it watch this namespace?");
+        findings.warn(
+            CHECK,
+            format!("{name} has no status: no operator has looked at it"),
+            "Is one running, and does it watch this namespace?",
+        );
         return;
     }
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let all: Vec<&Value> = conditions.into_iter().flatten().collect();
     let said = |one: &Value| {
-        format!("{} ({}): {}", shown(text(one, "/type")), shown(text(one, "/reason")), shown(text(one, "/message")))
+        format!(
+            "{} ({}): {}",
+            shown(text(one, "/type")),
+            shown(text(one, "/reason")),
+            shown(text(one, "/message"))
+        )
     };
     let ready = all.iter().find(|one| text(one, "/type") == "Ready");
     let is_ready = ready.is_some_and(|one| text(one, "/status") == "True");
@@ -117,13 +127,25 @@ async fn ask(cluster: &Cluster, kind: Kind, object: &Value, name: &str, findings
                         reported(&format!("{name}, pod {pod}"), &report.version, proxy, findings);
                     }
                     if let Some(reason) = report.files.reason.filter(|_| !report.files.watched) {
-                        findings.warn(CHECK, format!("{name}, pod {pod}: changes of files are seen late: {reason}"), "");
+                        findings.warn(
+                            CHECK,
+                            format!("{name}, pod {pod}: changes of files are seen late: {reason}"),
+                            "",
+                        );
                     }
                 }
-                Err(_) => findings.warn(CHECK, format!("{name}, pod {pod}: what it says of itself is no report"), "Does it run an image of skep?"),
+                Err(_) => findings.warn(
+                    CHECK,
+                    format!("{name}, pod {pod}: what it says of itself is no report"),
+                    "Does it run an image of skep?",
+                ),
             },
             Err(Refusal::Forbidden { .. }) => {
-                findings.skip(CHECK, "there is no right to ask the proxies themselves", "Ask somebody who may get pods/proxy.");
+                findings.skip(
+                    CHECK,
+                    "there is no right to ask the proxies themselves",
+                    "Ask somebody who may get pods/proxy.",
+                );
                 return false;
             }
             Err(refusal) => {
@@ -147,16 +169,29 @@ fn reported(name: &str, version: &str, proxy: &WorkloadReport, findings: &mut Fi
     for issuer in proxy.authentication.iter().flat_map(|one| &one.issuers).filter(|one| !one.available) {
         wrong(
             Level::Fail,
-            format!("tokens of {} can't be judged ({}): {}", issuer.issuer, issuer.reason.as_str(), issuer.message),
+            format!(
+                "tokens of {} can't be judged ({}): {}",
+                issuer.issuer,
+                issuer.reason.as_str(),
+                issuer.message
+            ),
             "It is asked from the pod: look at its network policies and at the CA bundle.",
         );
     }
     if let Some(credential) = proxy.credential.as_ref().filter(|one| one.ready == Some(false)) {
         let code = credential.code.as_deref().map(|code| format!(", {code}")).unwrap_or_default();
-        wrong(Level::Fail, format!("no credential can be made for the MCP server ({}{code})", credential.reason.as_str()), "");
+        wrong(
+            Level::Fail,
+            format!("no credential can be made for the MCP server ({}{code})", credential.reason.as_str()),
+            "",
+        );
     }
     if let Some(remote) = proxy.remote.as_ref().filter(|one| !one.reachable) {
-        wrong(Level::Warn, format!("{} can't be reached ({}): {}", proxy.target, remote.reason.as_str(), remote.message), "");
+        wrong(
+            Level::Warn,
+            format!("{} can't be reached ({}): {}", proxy.target, remote.reason.as_str(), remote.message),
+            "",
+        );
     }
     if let Some(why) = &proxy.config.last_refusal {
         wrong(Level::Fail, format!("the newest configuration is not in force: {why}"), "");
@@ -177,13 +212,20 @@ mod tests {
             .as_array()
             .expect("a list")
             .iter()
-            .map(|finding| format!("{} {}\n", finding["level"].as_str().unwrap_or_default(), finding["message"].as_str().unwrap_or_default()))
+            .map(|finding| {
+                format!(
+                    "{} {}\n",
+                    finding["level"].as_str().unwrap_or_default(),
+                    finding["message"].as_str().unwrap_or_default()
+                )
+            })
             .collect()
     }
 
     #[test]
     fn a_status_is_judged_by_phase_and_conditions() {
-        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "m"});
+        let condition =
+            |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "m"});
         let mut all = String::new();
         for status in [
             json!({"phase": "Ready", "url": "http://a", "conditions": [condition("Ready", "True")]}),

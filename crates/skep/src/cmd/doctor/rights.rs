@@ -52,7 +52,11 @@ pub(super) async fn check(cluster: &Cluster, installed: &Installed, findings: &m
                 return;
             }
             Err(refusal) => {
-                findings.warn(CHECK, format!("what the ServiceAccount {account} may do can't be asked: {refusal}"), "");
+                findings.warn(
+                    CHECK,
+                    format!("what the ServiceAccount {account} may do can't be asked: {refusal}"),
+                    "",
+                );
                 return;
             }
         }
@@ -62,7 +66,10 @@ pub(super) async fn check(cluster: &Cluster, installed: &Installed, findings: &m
             [] => "in the whole cluster".to_owned(),
             namespaces => format!("in {}", namespaces.join(", ")),
         };
-        findings.ok(CHECK, format!("the ServiceAccount {account} has all {asked} rights that the operator needs {place}"));
+        findings.ok(
+            CHECK,
+            format!("the ServiceAccount {account} has all {asked} rights that the operator needs {place}"),
+        );
         return;
     }
     let lines = grouped(&missing);

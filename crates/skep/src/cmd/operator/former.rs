@@ -39,7 +39,10 @@ impl FormerFlags {
     pub(crate) fn tell(&self) {
         let flags = self.given();
         if !flags.is_empty() {
-            tracing::warn!(?flags, "these flags have no effect here; RUST_LOG and UNSTRUCTURED_LOGS decide about logs");
+            tracing::warn!(
+                ?flags,
+                "these flags have no effect here; RUST_LOG and UNSTRUCTURED_LOGS decide about logs"
+            );
         }
         let variables: Vec<&str> =
             VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some()).collect();

@@ -48,7 +48,8 @@ pub(crate) fn bind_address(text: &str) -> Result<Maybe<SocketAddr>, String> {
                 }
                 None => text.parse().ok(),
             };
-            let problem = || format!("{text} is no address: give one as :8080 or 127.0.0.1:8080, or 0 for none");
+            let problem =
+                || format!("{text} is no address: give one as :8080 or 127.0.0.1:8080, or 0 for none");
             Ok(Maybe(Some(address.ok_or_else(problem)?)))
         }
     }
