@@ -178,6 +178,12 @@ pub fn is_workload_label(key: &str) -> bool {
         .contains(&key)
 }
 
+/// True for label keys that belong to the operator on what it makes, whether it sets them or not.
+pub fn is_reserved_label(key: &str) -> bool {
+    key == "app"
+        || ["app.kubernetes.io/", "toolhive", "skep.dev/"].iter().any(|prefix| key.starts_with(prefix))
+}
+
 /// True for annotation keys that the operator sets on a proxy's pods. Its value wins over a manifest's.
 pub fn is_pod_annotation(key: &str) -> bool {
     [RUNCONFIG_CHECKSUM, GENERATION, POD_TEMPLATE_HASH, TEMPLATE_CHECKSUM, RESTARTED_AT].contains(&key)
@@ -226,6 +232,23 @@ pub fn is_dns_subdomain(name: &str) -> bool {
                 && edge(label.chars().last())
                 && label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         })
+}
+
+/// True for the value of a label, or the part of its key behind the domain: at most 63 characters.
+pub fn is_label_word(text: &str) -> bool {
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && edge(text.chars().next())
+        && edge(text.chars().last())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// True for the key of a label or an annotation: a name, with or without a domain and `/` before it.
+pub fn is_qualified(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((domain, name)) => is_dns_subdomain(domain) && is_label_word(name),
+        None => is_label_word(key),
+    }
 }
 
 /// True for a key that a Secret or ConfigMap can have; it is a file's name too.
@@ -290,6 +313,18 @@ mod tests {
         assert!(labels.keys().all(|key| is_workload_label(key)), "{labels:?}");
         for key in ["app.kubernetes.io/part-of", "app.kubernetes.io/version", "toolhive-team", "team"] {
             assert!(!is_workload_label(key), "{key}");
+        }
+        assert!(labels.keys().all(|key| is_reserved_label(key)), "{labels:?}");
+        for (key, expected) in [
+            ("app.kubernetes.io/part-of", true),
+            ("toolhive-team", true),
+            ("toolhive.stacklok.dev/x", true),
+            ("skep.dev/x", true),
+            ("app2", false),
+            ("team", false),
+            ("example.com/app", false),
+        ] {
+            assert_eq!(is_reserved_label(key), expected, "{key}");
         }
     }
 

@@ -83,34 +83,61 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> 
             tracing::warn!(%kind, "the CRD is not installed; objects of this kind are not looked at");
         }
         let generation = stop.child_token();
-        let mut lost = std::pin::pin!(lost(parts.leading.clone()));
-        let mut serving =
-            std::pin::pin!(serve(&parts, reporter.clone(), capabilities.clone(), generation.clone()));
-        tokio::select! {
-            end = &mut serving => if end == End::Broken {
-                tracing::error!("the operator starts anew after a fault of its own");
-                parts.readiness.not_ready("discovery", "the operator starts anew after a fault of its own");
+        let serving = serve(&parts, reporter.clone(), capabilities.clone(), generation.clone());
+        let changed = changed(&parts.client, capabilities);
+        match live(serving, lost(parts.leading.clone()), changed, generation).await {
+            End::Asked => {}
+            End::Broken => {
+                let message = "the operator starts anew after a fault of its own";
+                tracing::error!(message);
+                parts.readiness.not_ready("discovery", message);
                 stop.run_until_cancelled(tokio::time::sleep(AFTER_FAULT)).await;
-            },
-            // Whatever runs is dropped at once: somebody else may lead already.
-            () = &mut lost => {
-                tracing::info!("this operator no longer leads; its work stops");
-                generation.cancel();
             }
-            () = changed(&parts.client, capabilities) => {
-                tracing::info!("the API server has other kinds than before; starting anew");
-                generation.cancel();
-                tokio::select! {
-                    _ = &mut serving => {}
-                    () = &mut lost => {}
-                }
-            }
+            End::Lost => tracing::info!("this operator no longer leads; its work was stopped"),
+            End::Changed => tracing::info!("the API server has other kinds than before; starting anew"),
         }
         if stop.is_cancelled() {
             break;
         }
     }
     Ok(())
+}
+
+/// How one life ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As it was told.
+    Asked,
+    /// A part of it ended by itself.
+    Broken,
+    /// This operator no longer leads.
+    Lost,
+    /// The API server has other kinds than before.
+    Changed,
+}
+
+/// Lives until the end of `serving`. When the API server changed it may finish what it does; when the lead was
+/// lost it is dropped at once, since somebody else may lead already.
+async fn live(
+    serving: impl Future<Output = End>,
+    lost: impl Future<Output = ()>,
+    changed: impl Future<Output = ()>,
+    stop: CancellationToken,
+) -> End {
+    let (mut serving, mut lost) = (std::pin::pin!(serving), std::pin::pin!(lost));
+    let end = tokio::select! {
+        end = &mut serving => return end,
+        () = &mut lost => End::Lost,
+        () = changed => End::Changed,
+    };
+    stop.cancel();
+    if end == End::Changed {
+        tokio::select! {
+            _ = &mut serving => {}
+            () = &mut lost => return End::Lost,
+        }
+    }
+    end
 }
 
 /// Waits until the API server has other things than `known`.
@@ -147,10 +174,7 @@ async fn discover(parts: &Parts) -> Capabilities {
     loop {
         parts.readiness.not_ready("discovery", "the API server has not been asked yet");
         match Capabilities::discover(&parts.client).await {
-            Ok(found) => {
-                parts.readiness.ready("discovery");
-                return found;
-            }
+            Ok(found) => return found,
             Err(error) => {
                 let error = chain(&error);
                 parts.readiness.not_ready("discovery", error.as_str());
@@ -160,15 +184,6 @@ async fn discover(parts: &Parts) -> Capabilities {
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(30));
     }
-}
-
-/// How one life ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// As it was told.
-    Asked,
-    /// A part of it ended by itself.
-    Broken,
 }
 
 /// One life: from empty caches to the end.
@@ -206,6 +221,8 @@ async fn serve(
         })
     }));
     let mut feeds = Feeds::start(&parts.client, &cluster, &sink, Arc::clone(&progress));
+    // Not before the watches have said what they wait for.
+    parts.readiness.ready("discovery");
     let mut leading = parts.leading.clone();
     // Nobody decides from half of the truth.
     let begun = async {
@@ -338,5 +355,40 @@ impl Worker {
                 tracing::error!(object = %key, ?wait, "a reconcile panicked; it is tried again");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Ends three seconds after it was told. Gives how it all ended and whether this came to its end.
+    async fn lived(lost: Option<u64>, changed: Option<u64>) -> (End, bool) {
+        let finished = AtomicBool::new(false);
+        let stop = CancellationToken::new();
+        let serving = async {
+            stop.cancelled().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            finished.store(true, Ordering::SeqCst);
+            End::Asked
+        };
+        let after = |seconds: Option<u64>| async move {
+            match seconds {
+                Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let end = live(serving, after(lost), after(changed), stop.clone()).await;
+        (end, finished.load(Ordering::SeqCst))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_runs_is_finished_when_the_api_server_changed_and_dropped_when_the_lead_is_lost() {
+        assert_eq!(lived(None, Some(5)).await, (End::Changed, true));
+        assert_eq!(lived(Some(5), None).await, (End::Lost, false));
+        // Lost while what runs is being finished.
+        assert_eq!(lived(Some(6), Some(5)).await, (End::Lost, false));
     }
 }

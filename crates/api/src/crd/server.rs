@@ -156,6 +156,8 @@ pub struct PermissionProfile {
     pub name: String,
     /// Key in the ConfigMap.
     pub key: Option<String>,
+    /// Say `false` to let the container reach whatever the cluster lets it reach, as ToolHive does. Default: true.
+    pub enforce: Option<bool>,
 }
 
 /// `permissionProfile.type`.

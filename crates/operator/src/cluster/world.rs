@@ -163,19 +163,25 @@ mod tests {
         namespaces: &[&str],
         answer: impl Fn(&Cluster, &str) -> Value + Send + Sync + 'static,
     ) -> Arc<Cluster> {
-        let (answer, slot): (Arc<Answer>, Arc<Mutex<Option<Arc<Cluster>>>>) = (Arc::new(answer), Arc::default());
+        let (answer, slot): (Arc<Answer>, Arc<Mutex<Option<Arc<Cluster>>>>) =
+            (Arc::new(answer), Arc::default());
         let own = Arc::clone(&slot);
         let server = tower::service_fn(move |request: Request<Body>| {
             let cluster = own.lock().unwrap().clone().unwrap();
             let body = answer(&cluster, request.uri().path());
             let code = if body.is_null() { 404 } else { 200 };
-            let body = if body.is_null() { json!({"kind": "Status", "code": 404, "reason": "NotFound"}) } else { body };
+            let body = if body.is_null() {
+                json!({"kind": "Status", "code": 404, "reason": "NotFound"})
+            } else {
+                body
+            };
             let response = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
             async move { Ok::<_, Infallible>(response.unwrap()) }
         });
         let namespaces = namespaces.iter().map(|name| (*name).to_owned()).collect();
         let settings = plan::Settings::default();
-        let cluster = Cluster::new(Client::new(server, "default"), Capabilities::default(), settings, namespaces);
+        let cluster =
+            Cluster::new(Client::new(server, "default"), Capabilities::default(), settings, namespaces);
         let cluster = Arc::new(cluster);
         *slot.lock().unwrap() = Some(Arc::clone(&cluster));
         cluster

@@ -9,6 +9,7 @@ mod group;
 pub mod reports;
 mod restart;
 mod status_write;
+mod suspend;
 mod workload;
 
 use std::sync::Arc;

@@ -2,20 +2,19 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use skep_api::crd::{Kind, Object};
-use skep_api::names;
-use skep_api::runconfig::FILE_NAME;
 
 use super::deletion::{finalizers, remove_finalizer};
 use super::status_write::write;
+use super::suspend::suspend;
 use super::{Context, ErrorKind, Next, ReconcileError, restart};
 use crate::apply::{Applied, ApplyError, Owner};
 use crate::cluster::{Resource, controller};
 use crate::observe::{
     ApplyFailure, Deployment, Observed, Pods, StatefulSet, is_of_deployment, is_of_stateful_set,
 };
-use crate::plan::{Planned, plan_object, suspended};
+use crate::plan::{Planned, plan_object};
 use crate::queue::Key;
 use crate::status;
 
@@ -99,30 +98,6 @@ async fn finish(
         }
     }
     Ok(Next::Change)
-}
-
-/// Tells a proxy that runs with an earlier configuration to let no call through, if that is what has to be.
-async fn suspend(context: &Context, owner: Owner<'_>, planned: &Planned) -> Result<Applied, ApplyError> {
-    let mut applied = Applied::default();
-    let name = names::runconfig(owner.name);
-    let live = context.cluster.store(Resource::ConfigMap).get(owner.namespace, &name);
-    if let (Some(reason), Some(live)) = (&planned.suspend, live)
-        && controller(&live).is_some_and(|controller| controller.uid == owner.uid)
-        && let Some(text) = live.pointer("/data").and_then(|data| data.get(FILE_NAME)).and_then(Value::as_str)
-        && let Some(text) = suspended(text, reason)
-    {
-        let kept = |field: &str| live.pointer("/metadata").and_then(|metadata| metadata.get(field)).cloned();
-        let mut metadata = json!({"name": name, "namespace": owner.namespace});
-        for field in ["labels", "annotations", "ownerReferences"] {
-            if let (Some(kept), Some(map)) = (kept(field), metadata.as_object_mut()) {
-                map.insert(field.to_owned(), kept);
-            }
-        }
-        let wanted =
-            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {FILE_NAME: text}});
-        context.applier.one(owner, &wanted, &mut applied).await?;
-    }
-    Ok(applied)
 }
 
 fn failure(error: &ReconcileError) -> Option<ApplyFailure> {

@@ -115,11 +115,12 @@ fn from_embedded(name: &str, embedded: &EmbeddedAuthz, findings: &mut Findings<'
         ("configMap", embedded.config_map.is_some(), EmbeddedAuthzSource::ConfigMap),
     ] {
         if there != (wanted == kind) {
-            let message = match (there, embedded.kind) {
-                (true, None) => format!(
-                    "`type` is missing, which means `configMap`, so this block has no meaning. Add `type: {block}`."
+            // An API server fills the type in, so that one that is missing can't be told from one that is said.
+            let message = match (there, kind) {
+                (true, EmbeddedAuthzSource::ConfigMap) => format!(
+                    "`type` is `configMap`, which it also is when nothing is said, so this block has no meaning. Remove it, or say `type: {block}`."
                 ),
-                (true, Some(_)) => {
+                (true, EmbeddedAuthzSource::Inline) => {
                     "`type` names another block, so this one has no meaning. Remove it, or change `type`."
                         .to_owned()
                 }

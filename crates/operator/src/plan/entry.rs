@@ -1,7 +1,8 @@
 //! MCPServerEntry: a remote server in a catalogue. It makes nothing; what it says has to be usable.
 
+use skep_api::crd::external_auth::ExternalAuthType;
 use skep_api::crd::server_entry::ServerEntrySpec;
-use skep_api::crd::{Kind, Object};
+use skep_api::crd::{Kind, Object, Spec};
 use skep_api::problem::Problem;
 
 use super::ca_bundle::{self, CaBundleState};
@@ -31,7 +32,10 @@ pub(super) fn plan(object: &Object, spec: &ServerEntrySpec, mut findings: Findin
     let path = "spec.externalAuthConfigRef.name";
     match &spec.external_auth_config_ref {
         Some(named) => {
-            findings.config(Kind::MCPExternalAuthConfig, &named.name, path, AUTH_REF);
+            let found = findings.config(Kind::MCPExternalAuthConfig, &named.name, path, AUTH_REF);
+            if let Some(Spec::ExternalAuth(config)) = found.map(|object| &object.spec) {
+                credential(&named.name, config.kind(), path, &mut findings);
+            }
         }
         None => {
             findings.holds(AUTH_REF.condition, "AuthConfigNotConfigured", "No credential is configured.");
@@ -40,6 +44,24 @@ pub(super) fn plan(object: &Object, spec: &ServerEntrySpec, mut findings: Findin
     bundle(spec, &mut findings);
     headers(spec, &object.metadata.name, &mut findings);
     configs::valid(Kind::MCPServerEntry, findings)
+}
+
+/// What calls a catalogue's servers is not here, but no such thing knows these types.
+fn credential(name: &str, kind: ExternalAuthType, path: &str, findings: &mut Findings<'_>) {
+    let (reason, message) = match kind {
+        ExternalAuthType::EmbeddedAuthServer | ExternalAuthType::BearerToken => (
+            AUTH_REF.not_valid,
+            format!(
+                "The MCPExternalAuthConfig `{name}` has the type `{}`, which an entry can't use. `headerInjection` sends one credential for all callers.",
+                kind.as_str()
+            ),
+        ),
+        // Its own condition says the same, without an error.
+        ExternalAuthType::Obo => (outgoing::ENTERPRISE_REQUIRED, outgoing::not_run(kind)),
+        _ => return,
+    };
+    findings.fails(AUTH_REF.condition, reason, &message);
+    findings.error(path, reason, message);
 }
 
 fn group(name: &str, findings: &mut Findings<'_>) {

@@ -1,7 +1,8 @@
 //! Names of workloads: what is made from one has to be a valid name, and nobody else's.
 
-use skep_api::crd::{Kind, Object};
+use skep_api::crd::{Kind, Object, Spec};
 use skep_api::names;
+use skep_api::runconfig::Transport;
 
 use super::WorkloadName;
 use super::findings::Findings;
@@ -22,8 +23,11 @@ pub(super) fn check(object: &Object, findings: &mut Findings<'_>) {
     }
     if name.len() > longest {
         findings.error(path, "InvalidName", format!("The name has {} characters, and the names made from it have room for {longest}. Choose a shorter one.", name.len()));
-    } else if !names::is_dns_label(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
-        findings.error(path, "InvalidName", "Services are named after it, so it has to begin with a lower-case letter and may have only lower-case letters, digits and `-`.");
+    } else if !names::is_dns_label(name) {
+        findings.error(path, "InvalidName", "Services are named after it, so it may have only lower-case letters, digits and `-`, and has to begin and end with a letter or a digit.");
+    } else if has_service_of_its_name(object) && !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        // RFC 1035 §2.3.1; all other Services have something before the name.
+        findings.error(path, "InvalidName", "A Service has this very name, so it has to begin with a lower-case letter.");
     }
     if object.kind == Kind::MCPServer && APPS.contains(&name) {
         let message = format!(
@@ -44,6 +48,10 @@ pub(super) fn check(object: &Object, findings: &mut Findings<'_>) {
             break;
         }
     }
+}
+
+fn has_service_of_its_name(object: &Object) -> bool {
+    matches!(&object.spec, Spec::Server(server) if server.transport != Transport::Stdio)
 }
 
 /// True when two workloads of one namespace would make objects of the same kind and name. The younger one

@@ -29,6 +29,7 @@ pub(super) fn plan(
     let namespace = object.metadata.namespace.as_str();
     let url = names::remote_proxy_url(name, namespace, spec.port);
     naming::check(object, &mut findings);
+    workload::port(spec.port, &mut findings);
     membership::check(spec.group.as_deref(), &mut findings);
 
     // Where calls go.

@@ -24,6 +24,7 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     let namespace = object.metadata.namespace.as_str();
     let url = names::server_url(name, namespace, spec.port, spec.client_transport == Transport::Sse);
     naming::check(object, &mut findings);
+    workload::port(spec.port, &mut findings);
     membership::check(spec.group.as_deref(), &mut findings);
     backend(spec, &mut findings);
 
@@ -179,6 +180,16 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
         }
     }
     for secret in &spec.secrets {
+        if !workload::is_variable(&secret.variable) {
+            findings.error(
+                format!("{}.targetEnvName", secret.path),
+                INVALID_FIELD,
+                format!(
+                    "`{}` is not the name of an environment variable. Say one in `targetEnvName`.",
+                    secret.variable.escape_debug()
+                ),
+            );
+        }
         findings.secret(&secret.path, "SecretNotFound", &secret.secret, &secret.key);
     }
     for (index, volume) in spec.volumes.iter().enumerate() {

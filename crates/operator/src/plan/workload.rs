@@ -3,7 +3,7 @@
 use skep_api::crd::Kind;
 use skep_api::crd::parse::INVALID_FIELD;
 use skep_api::crd::pod::{
-    EnvVar, RateLimiting, ResourceOverrides, Resources, SessionProvider, SessionStorage,
+    EnvVar, RateLimiting, ResourceList, ResourceOverrides, Resources, SessionProvider, SessionStorage,
 };
 use skep_api::crd::server::Volume;
 use skep_api::names;
@@ -26,20 +26,7 @@ pub(super) fn surroundings(
     overrides: &ResourceOverrides,
     findings: &mut Findings<'_>,
 ) {
-    for (part, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
-        let Some(list) = list else { continue };
-        for (name, value) in [("cpu", &list.cpu), ("memory", &list.memory)] {
-            if let Some(value) = value
-                && !is_quantity(value)
-            {
-                findings.error(
-                    format!("spec.resources.{part}.{name}"),
-                    INVALID_FIELD,
-                    format!("`{value}` is not a quantity such as `100m` or `128Mi`."),
-                );
-            }
-        }
-    }
+    quantities(resources, findings);
     let deployment = overrides.proxy_deployment.clone().unwrap_or_default();
     let service = overrides.proxy_service.clone().unwrap_or_default();
     let pods = deployment.pod_template_metadata_overrides.clone().unwrap_or_default();
@@ -49,7 +36,8 @@ pub(super) fn surroundings(
         ("proxyService.labels", &service.labels),
         ("proxyDeployment.podTemplateMetadataOverrides.labels", &pods.labels),
     ] {
-        for key in labels.iter().flatten().map(|(key, _)| key) {
+        for (key, value) in labels.iter().flatten() {
+            label(&format!("{at}.{part}.{key}"), key, value, findings);
             own_label(&format!("{at}.{part}.{key}"), key, names::is_workload_label(key), findings);
         }
     }
@@ -71,6 +59,42 @@ pub(super) fn surroundings(
         own_annotation(&path, key, findings);
     }
     variables(deployment.env.as_deref().unwrap_or_default(), findings);
+}
+
+/// What the API server takes as the resources of a container.
+fn quantities(resources: &Resources, findings: &mut Findings<'_>) {
+    let of = |list: &Option<ResourceList>| list.clone().unwrap_or_default();
+    let (limits, requests) = (of(&resources.limits), of(&resources.requests));
+    for (name, limit, request) in
+        [("cpu", limits.cpu, requests.cpu), ("memory", limits.memory, requests.memory)]
+    {
+        let mut amount = |part: &str, value: Option<&String>| {
+            let (path, value) = (format!("spec.resources.{part}.{name}"), value?);
+            let message = match quantity(value) {
+                None => format!("`{}` is not a quantity such as `100m` or `128Mi`.", value.escape_debug()),
+                Some(amount) if amount < 0.0 => "This can't be less than nothing.".to_owned(),
+                Some(amount) => return Some(amount),
+            };
+            findings.error(path, INVALID_FIELD, message);
+            None
+        };
+        let (limit, request) = (amount("limits", limit.as_ref()), amount("requests", request.as_ref()));
+        if let (Some(limit), Some(request)) = (limit, request)
+            && request > limit
+        {
+            let path = format!("spec.resources.requests.{name}");
+            findings.error(path, INVALID_FIELD, "More is requested than the limit allows.");
+        }
+    }
+}
+
+/// What the API server takes as a label.
+fn label(path: &str, key: &str, value: &str, findings: &mut Findings<'_>) {
+    if !names::is_qualified(key) {
+        findings.error(path, INVALID_FIELD, "This is not the key of a label: a name with letters, digits, `-`, `_` and `.`, with or without a domain and `/` before it.");
+    } else if !value.is_empty() && !names::is_label_word(value) {
+        findings.error(path, INVALID_FIELD, "The value of a label has at most 63 letters, digits, `-`, `_` and `.`, and begins and ends with a letter or a digit.");
+    }
 }
 
 /// Judges the proxy's environment.
@@ -110,6 +134,9 @@ pub(super) fn volumes(volumes: &[Volume], findings: &mut Findings<'_>) {
         } else if earlier().any(|other| other.name == volume.name) {
             let message = format!("Another volume has the name `{}` already.", volume.name.escape_debug());
             findings.error(format!("{at}.name"), "DuplicateEntry", message);
+        } else if !names::is_dns_label(&volume.name) {
+            let message = "The name of a volume has at most 63 lower-case letters, digits and `-`, and begins and ends with a letter or a digit.";
+            findings.error(format!("{at}.name"), INVALID_FIELD, message);
         }
         let path = format!("{at}.mountPath");
         if let Some(ours) = our_path(&volume.mount_path) {
@@ -130,6 +157,15 @@ pub(super) fn service_account(name: Option<&str>, findings: &mut Findings<'_>) {
         "ReservedServiceAccount",
         format!("`{}` is the ServiceAccount of a proxy. Choose another.", name.escape_debug()),
     );
+}
+
+/// Judges the port on which clients call.
+pub(super) fn port(port: u16, findings: &mut Findings<'_>) {
+    if port == names::DIAGNOSTICS_PORT {
+        let message =
+            format!("The proxy reports and serves its metrics on port {port}. Choose another for callers.");
+        findings.error("spec.proxyPort", "PortReserved", message);
+    }
 }
 
 /// Judges an annotation of a pod.
@@ -167,17 +203,39 @@ pub(super) fn is_variable(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
-/// A Kubernetes quantity, `apimachinery`'s grammar.
-fn is_quantity(text: &str) -> bool {
+/// The amount that a Kubernetes quantity stands for, in `apimachinery`'s grammar; near enough to tell more from
+/// less.
+fn quantity(text: &str) -> Option<f64> {
+    let negative = text.starts_with('-');
     let text = text.strip_prefix(['+', '-']).unwrap_or(text);
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(digits);
-    let number_ok = number.chars().any(|c| c.is_ascii_digit()) && number.matches('.').count() <= 1;
-    let exponent_ok = suffix.strip_prefix(['e', 'E']).is_some_and(|exponent| exponent.parse::<i8>().is_ok());
-    number_ok
-        && (exponent_ok
-            || ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
-                .contains(&suffix))
+    if !number.chars().any(|c| c.is_ascii_digit()) || number.matches('.').count() > 1 {
+        return None;
+    }
+    // A dot may stand at either end.
+    let number: f64 = format!("0{number}0").parse().ok()?;
+    let whole = if text.contains('.') { number } else { number / 10.0 };
+    let factor = match suffix {
+        "" => 1.0,
+        "n" => 1e-9,
+        "u" => 1e-6,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0_f64.powi(2),
+        "Gi" => 1024.0_f64.powi(3),
+        "Ti" => 1024.0_f64.powi(4),
+        "Pi" => 1024.0_f64.powi(5),
+        "Ei" => 1024.0_f64.powi(6),
+        exponent => 10.0_f64.powi(exponent.strip_prefix(['e', 'E'])?.parse::<i8>().ok()?.into()),
+    };
+    Some(if negative { -whole * factor } else { whole * factor })
 }
 
 /// Protections that a later version runs: refused, because passing them over would leave them open.
@@ -361,11 +419,24 @@ mod tests {
 
     #[test]
     fn quantities_are_those_of_kubernetes() {
-        for text in ["1", "100m", "0.5", "128Mi", "1e3", "1E", "2Gi", ".5"] {
-            assert!(is_quantity(text), "{text}");
+        for (text, expected) in [
+            ("1", 1.0),
+            ("100m", 0.1),
+            ("0.5", 0.5),
+            ("128Mi", 134_217_728.0),
+            ("1e3", 1000.0),
+            ("1E", 1e18),
+            ("2Gi", 2_147_483_648.0),
+            (".5", 0.5),
+            ("5.", 5.0),
+            ("+10", 10.0),
+            ("-100m", -0.1),
+        ] {
+            let found = quantity(text).unwrap();
+            assert!((found - expected).abs() <= expected.abs() * 1e-9, "{text}: {found}");
         }
         for text in ["", "lots", "1MB", "1 Gi", "m", "1..5", "1e", "--1"] {
-            assert!(!is_quantity(text), "{text}");
+            assert_eq!(quantity(text), None, "{text}");
         }
     }
 }

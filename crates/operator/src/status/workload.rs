@@ -107,10 +107,12 @@ fn standing(object: &Object, planned: &Planned, observed: &Observed) -> Standing
     }
     // What is wrong with the object itself comes first: no waiting helps.
     if let Some(cause) = errors(&planned.problems) {
-        let running = match (&planned.suspend, runs) {
-            (Some(_), true) => " The proxy answers every call with 503 until then.",
-            (None, true) => " The last good configuration still runs.",
-            (_, false) => "",
+        // What the proxies say counts, not what they were told.
+        let running = match (measured::suspended(observed), &planned.suspend) {
+            _ if !runs => "",
+            (Some(_), _) => " The proxy answers every call with 503 until then.",
+            (None, Some(_)) => " The proxy has been told to answer every call with 503 until then.",
+            (None, None) => " The last good configuration still runs.",
         };
         return not_ready("Failed", "NotReady", format!("{cause}{running}"));
     }

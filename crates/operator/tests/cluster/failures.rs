@@ -430,3 +430,41 @@ async fn what_is_set_in_another_way_than_before_is_set_though_the_server_is_old(
     operator.settled().await;
     assert_eq!(operator.writes(), [], "it is as it should be");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_that_requires_auth_closes_open_proxies_whatever_else_is_wrong_with_them() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let operator = Operator::start(&cluster).await;
+    cluster.apply(open_proxy(&cluster, "p")).await;
+    // Another operator made this one, with a proxy that can't be suspended.
+    cluster.apply(open_proxy(&cluster, "theirs")).await;
+    cluster.until("Deployment", "p", |_| true).await;
+    cluster.until("Deployment", "theirs", |_| true).await;
+    operator.settled().await;
+    operator.stop().await;
+    cluster
+        .merge("Deployment", "theirs", json!({"spec": {"template": {
+            "metadata": {"annotations": {"skep.dev/template-checksum": null}},
+            "spec": {"containers": [{"name": "toolhive", "image": "theirs:1", "args": ["run"]}]},
+        }}}))
+        .await;
+    // Both can't be planned, for a reason that has nothing to do with auth.
+    for name in ["p", "theirs"] {
+        cluster.merge("MCPRemoteProxy", name, json!({"spec": {"endpointPrefix": "no-slash"}})).await;
+    }
+    let path = format!("/api/v1/namespaces/{}", cluster.namespace);
+    let label = json!({"metadata": {"labels": {"skep.dev/require-auth": "true"}}});
+    cluster.plane.request("PATCH", &path, "application/merge-patch+json", &label.to_string()).await;
+    let operator = Operator::start(&cluster).await;
+    for name in ["p", "theirs"] {
+        cluster
+            .until("ConfigMap", &format!("{name}-runconfig"), |object| {
+                let config: Value = serde_json::from_str(object["data"]["runconfig.json"].as_str().unwrap()).unwrap();
+                config["skep"]["suspended"].as_str().is_some_and(|reason| !reason.is_empty())
+            })
+            .await;
+    }
+    let image = |object: &Value| object["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    cluster.until("Deployment", "theirs", |object| image(object) != "theirs:1").await;
+    operator.settled().await;
+}

@@ -304,6 +304,8 @@ pub(crate) struct Options {
     pub(crate) reporter: Option<ReporterSettings>,
     /// In place of the administrator's.
     pub(crate) token: Option<String>,
+    /// Told of every reconcile, besides the count.
+    pub(crate) observer: Option<Observer>,
 }
 
 /// An operator that runs until it is dropped.
@@ -314,7 +316,7 @@ pub(crate) struct Operator {
     stop: CancellationToken,
     pub(crate) task: JoinHandle<()>,
     readiness: Readiness,
-    _leading: watch::Sender<bool>,
+    pub(crate) leading: watch::Sender<bool>,
 }
 
 impl Drop for Operator {
@@ -361,9 +363,12 @@ impl Operator {
         let client = client(plane, options.token.as_deref(), &layers).await;
         let metrics = OperatorMetrics::register(&registry);
         let readiness = Readiness::new();
+        // As the process does it.
+        readiness.not_ready("discovery", "the API server has not been reached yet");
         let (leading, lead) = watch::channel(true);
         let reconciles: Arc<Mutex<BTreeMap<Key, usize>>> = Arc::default();
         let counted = Arc::clone(&reconciles);
+        let told = options.observer.clone();
         let parts = Parts {
             events: Events::new(client.clone(), "test", gate, Arc::clone(&clock), metrics.clone()),
             client,
@@ -382,6 +387,9 @@ impl Operator {
             leading: lead,
             observer: Some(Observer(Arc::new(move |key: &Key| {
                 *counted.lock().unwrap().entry(key.clone()).or_default() += 1;
+                if let Some(Observer(told)) = &told {
+                    told(key);
+                }
             }))),
         };
         let stop = CancellationToken::new();
@@ -389,14 +397,23 @@ impl Operator {
         let task = tokio::spawn(async move {
             skep_operator::run(parts, running).await.unwrap();
         });
-        let operator = Self { recorder, registry, reconciles, stop, task, readiness, _leading: leading };
-        let drain = skep_runtime::drain::Drain::new();
+        let operator = Self { recorder, registry, reconciles, stop, task, readiness, leading };
+        operator.ready().await;
+        operator
+    }
+
+    /// Waits until its caches are filled.
+    pub(crate) async fn ready(&self) {
         let started = tokio::time::Instant::now();
-        while !operator.readiness.report(&drain.watch()).ready {
-            assert!(started.elapsed() < PATIENCE, "{:?}", operator.readiness.report(&drain.watch()));
+        while !self.report().ready {
+            assert!(started.elapsed() < PATIENCE, "{:?}", self.report());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        operator
+    }
+
+    /// What `/readyz` would say.
+    pub(crate) fn report(&self) -> skep_runtime::health::ReadinessReport {
+        self.readiness.report(&skep_runtime::drain::Drain::new().watch())
     }
 
     /// Ends it as SIGTERM would.

@@ -18,6 +18,8 @@ mod leader;
 #[expect(dead_code, reason = "the other test binary uses more of it")]
 mod manifests;
 #[cfg(test)]
+mod mended_cluster;
+#[cfg(test)]
 mod mended_status;
 #[cfg(test)]
 mod migration;

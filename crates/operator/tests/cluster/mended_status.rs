@@ -265,6 +265,43 @@ async fn a_crd_that_knows_other_phases_gets_a_status_without_one() {
     assert_eq!(until(&cluster, &path, |_| true).await, before);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_predecessor_of_the_same_name_left_is_waited_for() {
+    // Nobody collects garbage here but the test.
+    let Some(cluster) = october().await else { return };
+    let path = old_server(&cluster).await;
+    let operator = Operator::with(&cluster, Options::default()).await;
+    until(&cluster, &path, |object| object["status"]["phase"] == "Pending").await;
+    operator.settled().await;
+    let before = cluster.get("Deployment", "s").await.unwrap();
+    let (code, body) = cluster.plane.request("DELETE", &path, "", "").await;
+    assert_eq!(code, 200, "{body}");
+    old_server(&cluster).await;
+    let object = until(&cluster, &path, |object| object["status"]["phase"].is_string()).await;
+    assert_eq!(object["status"]["phase"], "Pending", "{object}");
+    assert!(found(&object, "ObjectConflict").is_none(), "{object}");
+    assert_eq!(cluster.get("Deployment", "s").await.unwrap(), before, "it is not taken over");
+    for kind in [
+        "Deployment",
+        "StatefulSet",
+        "Service",
+        "ConfigMap",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "NetworkPolicy",
+    ] {
+        for left in cluster.list(kind).await {
+            let owner = &left["metadata"]["ownerReferences"][0];
+            if owner["uid"] == before["metadata"]["ownerReferences"][0]["uid"] {
+                cluster.delete(kind, left["metadata"]["name"].as_str().unwrap()).await;
+            }
+        }
+    }
+    let after = cluster.until("Deployment", "s", |_| true).await;
+    assert_eq!(after["metadata"]["ownerReferences"][0]["uid"], object["metadata"]["uid"]);
+}
+
 /// Deletes an object while the answer to the write of its status is on its way, and lets that through when
 /// the operator has heard of the deletion.
 struct DeletesBetween {

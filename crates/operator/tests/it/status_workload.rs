@@ -323,7 +323,7 @@ fn what_is_wrong_with_the_object_comes_before_what_its_pods_do() {
             suspended,
             running(),
             "NotReady",
-            "spec: Nothing says who may come in. The proxy answers every call with 503 until then.",
+            "spec: Nothing says who may come in. The proxy has been told to answer every call with 503 until then.",
         ),
         ("several", several, Observed::default(), "NotReady", "a: One. (And one more problem.)"),
         (

@@ -227,6 +227,8 @@ fn labels_and_annotations_that_the_operator_sets_stay_its_own_and_all_others_are
             "spec.resourceOverrides.proxyDeployment.labels.toolhive-name",
             "spec.podTemplateSpec.metadata.annotations.toolhive.stacklok.dev/runconfig-checksum",
             "spec.podTemplateSpec.metadata.labels.app",
+            "spec.podTemplateSpec.metadata.labels.app.kubernetes.io/part-of",
+            "spec.podTemplateSpec.metadata.labels.toolhive-team",
         ]
     );
     let metadata = template_of(&text, "Deployment")["metadata"].clone();
@@ -242,7 +244,13 @@ fn labels_and_annotations_that_the_operator_sets_stay_its_own_and_all_others_are
     let planned = plan(&text).pop().unwrap().1;
     let reserved = planned.problems.iter().filter(|problem| problem.reason == "ReservedLabel");
     let reserved: Vec<&str> = reserved.map(|problem| problem.path.as_str()).collect();
-    assert_eq!(reserved, ["spec.podTemplateSpec.metadata.labels.toolhive-port"]);
+    assert_eq!(
+        reserved,
+        [
+            "spec.podTemplateSpec.metadata.labels.toolhive-port",
+            "spec.podTemplateSpec.metadata.labels.app.kubernetes.io/name",
+        ]
+    );
     let labels = template_of(&text, "StatefulSet")["metadata"]["labels"].clone();
     assert_eq!(
         (labels["toolhive-port"].as_str(), labels["app.kubernetes.io/name"].as_str()),

@@ -218,7 +218,9 @@ pub(super) fn policy(
 /// `none` nothing goes out.
 pub(super) fn backend(owner: &Owner<'_>, proxy: &BTreeMap<String, String>, spec: &Server) -> Value {
     let closed = spec.permission_profile.as_ref().is_some_and(|profile| {
-        profile.kind.unwrap_or_default() == PermissionSource::Builtin && profile.name == "none"
+        profile.enforce.unwrap_or(true)
+            && profile.kind.unwrap_or_default() == PermissionSource::Builtin
+            && profile.name == "none"
     });
     let mut types = vec!["Ingress"];
     let mut policy = json!({

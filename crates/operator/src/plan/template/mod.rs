@@ -241,10 +241,13 @@ fn metadata(template: &Value, pod: Pod, findings: &mut Findings<'_>) {
     }
 }
 
-/// Says that a label of the manifest has no effect.
+/// Says that a label of the manifest has no effect, or that it may have none some day.
 pub(super) fn own_label(path: &str, key: &str, ours: bool, findings: &mut Findings<'_>) {
     if ours {
         let message = format!("The operator sets the label `{key}`, and its value wins. Remove this one.");
+        findings.warning(path, "ReservedLabel", message);
+    } else if names::is_reserved_label(key) {
+        let message = "Labels that begin like this are the operator's: it does not set this one, but a later version may. Choose another name.";
         findings.warning(path, "ReservedLabel", message);
     }
 }
