@@ -80,7 +80,7 @@ impl OperatorMetrics {
         );
         registry.register(
             "skep_operator_reconciles",
-            "Reconciles by kind and result: success, or the kind of the error",
+            "Reconciles by kind and result: ok, or the kind of the error",
             metrics.reconciles.clone(),
         );
         registry.register(
@@ -126,7 +126,7 @@ impl OperatorMetrics {
         metrics
     }
 
-    /// A reconcile of an object of this kind has ended. `result` is `success` or the kind of the error, one of
+    /// A reconcile of an object of this kind has ended. `result` is `ok` or the kind of the error, one of
     /// a fixed set of words.
     pub fn reconciled(&self, kind: Kind, took: Duration, result: &'static str) {
         let kind = kind.as_str();
@@ -190,7 +190,7 @@ mod tests {
     fn what_happened_is_counted_under_bounded_labels() {
         let registry = Metrics::new();
         let metrics = OperatorMetrics::register(&registry);
-        metrics.reconciled(Kind::MCPServer, Duration::from_millis(3), "success");
+        metrics.reconciled(Kind::MCPServer, Duration::from_millis(3), "ok");
         metrics.reconciled(Kind::MCPServer, Duration::from_millis(3), "conflict");
         metrics.queue(7, 2);
         metrics.applied("Deployment", "created");

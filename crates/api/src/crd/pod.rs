@@ -228,8 +228,8 @@ pub struct NetworkPolicySpec {
     {"rule": "has(self.host) != has(self.cidr)", "message": "exactly one of host and cidr must be set"},
 ]))]
 pub struct AllowedEgress {
-    /// Host name. Kubernetes' own NetworkPolicy knows no names, so this becomes all public addresses on the ports; a
-    /// name of this cluster becomes all addresses on the ports, and all pods.
+    /// Host name or address. Kubernetes' own NetworkPolicy knows no names, so a name becomes all public addresses on
+    /// the ports; a name of this cluster becomes all addresses on the ports, and all pods of its namespace.
     pub host: Option<String>,
     /// Network, for example `10.0.0.0/8`.
     pub cidr: Option<String>,

@@ -10,6 +10,7 @@ use kube::core::{ApiResource, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -38,42 +39,46 @@ impl Feeds {
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         let mut watches = Vec::new();
-        for resource in Resource::all() {
-            let Some(api) = resource.api(&cluster.capabilities) else { continue };
-            if cluster.namespaces.is_empty() {
-                watches.push((resource, api, None));
-            } else {
-                let each = cluster.namespaces.iter().cloned();
-                watches.extend(each.map(|namespace| (resource, api.clone(), Some(namespace))));
-            }
+        if cluster.namespaces.is_empty() {
+            watches.extend(Resource::all().map(|resource| (resource, None)));
         }
+        for namespace in &cluster.namespaces {
+            let there = watch::Sender::new(false);
+            watches
+                .extend(Resource::all().map(|resource| (resource, Some((namespace.clone(), there.clone())))));
+        }
+        // All are expected before the first can be done.
         let watches: Vec<_> = watches
             .into_iter()
-            .map(|(resource, api, namespace)| {
-                // All are expected before the first can be done.
-                let listed = Listed::expected(resource, namespace.as_deref(), &progress);
-                (resource, api, namespace, listed)
+            .filter_map(|(resource, place)| {
+                let api = resource.api(&cluster.capabilities)?;
+                let namespace = place.as_ref().map(|(namespace, _)| namespace.as_str());
+                let listed = Listed::expected(resource, namespace, &progress);
+                Some((resource, api, place, listed))
             })
             .collect();
-        for (resource, api, namespace, listed) in watches {
-            let sink = Arc::clone(sink);
-            match namespace {
-                Some(namespace) if resource.is_cluster_wide() => {
-                    let feed = Feed::new(cluster.store(resource), None);
-                    let asking = ask_for_namespace(
-                        client.clone(),
-                        namespace,
-                        cluster.store(resource),
-                        feed,
-                        sink,
-                        listed,
-                    );
+        for (resource, api, place, listed) in watches {
+            let (sink, store) = (Arc::clone(sink), cluster.store(resource));
+            match place {
+                Some((namespace, there)) if resource.is_cluster_wide() => {
+                    let asking = ask_for_namespace(client.clone(), namespace, store, sink, listed, there);
                     tasks.spawn(until(stop.clone(), asking));
                 }
-                namespace => {
-                    let events = events(client, resource, &api, namespace.as_deref());
-                    let feed = Feed::new(cluster.store(resource), namespace);
-                    tasks.spawn(until(stop.clone(), follow(resource, events, feed, sink, listed)));
+                Some((namespace, there)) => {
+                    let events = events(client, resource, &api, Some(&namespace));
+                    let follow = follow(resource, events, Feed::new(store, Some(namespace)), sink, listed);
+                    let mut there = there.subscribe();
+                    tasks.spawn(until(stop.clone(), async move {
+                        // Whoever asks for the namespace ends only with this.
+                        if there.wait_for(|there| *there).await.is_ok() {
+                            follow.await;
+                        }
+                    }));
+                }
+                None => {
+                    let events = events(client, resource, &api, None);
+                    let follow = follow(resource, events, Feed::new(store, None), sink, listed);
+                    tasks.spawn(until(stop.clone(), follow));
                 }
             }
         }
@@ -201,15 +206,16 @@ async fn follow(
     }
 }
 
-/// Rights on one namespace allow to get it, not to watch it.
+/// Rights on one namespace allow to get it, not to watch it. Nothing in it is asked for before it is `there`.
 async fn ask_for_namespace(
     client: Client,
     name: String,
     store: Arc<Store>,
-    mut feed: Feed,
     sink: Sink,
     listed: Listed,
+    there: watch::Sender<bool>,
 ) {
+    let mut feed = Feed::new(Arc::clone(&store), None);
     let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client);
     let mut said = None;
     loop {
@@ -219,6 +225,7 @@ async fn ask_for_namespace(
                 pass_on(&sink, Resource::Namespace, feed.take(Event::Apply(metadata_value(found))));
                 listed.progress.asked(&name, None);
                 listed.yes();
+                there.send_replace(true);
                 said = None;
             }
             Ok(None) => {
@@ -226,8 +233,6 @@ async fn ask_for_namespace(
                     pass_on(&sink, Resource::Namespace, feed.take(Event::Delete((*last).clone())));
                 }
                 listed.progress.asked(&name, Some(Absent::Missing));
-                // It is known that it is not there; its objects wait until its labels are known.
-                listed.yes();
                 wait = ABSENT_INTERVAL;
                 tell_once(&mut said, &name, "there is no such namespace");
             }

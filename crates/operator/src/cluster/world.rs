@@ -163,8 +163,8 @@ mod tests {
         namespaces: &[&str],
         answer: impl Fn(&Cluster, &str) -> Value + Send + Sync + 'static,
     ) -> Arc<Cluster> {
-        let (answer, slot): (Arc<Answer>, Arc<Mutex<Option<Arc<Cluster>>>>) =
-            (Arc::new(answer), Arc::default());
+        let answer: Arc<Answer> = Arc::new(answer);
+        let slot: Arc<Mutex<Option<Arc<Cluster>>>> = Arc::default();
         let own = Arc::clone(&slot);
         let server = tower::service_fn(move |request: Request<Body>| {
             let cluster = own.lock().unwrap().clone().unwrap();

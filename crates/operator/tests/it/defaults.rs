@@ -230,8 +230,10 @@ fn everything_means_the_same_when_an_api_server_has_filled_it_in() {
             let before = spec.clone();
             fill_in(kind, spec);
             filled += usize::from(*spec != before);
-            let (ours, theirs) = (judge(kind, &before).refused, judge(kind, spec).refused);
-            assert_eq!(ours, theirs, "{name}: {kind}: the rules of the schema");
+            if *spec != before {
+                let (out, with) = (judge(kind, &before).refused, judge(kind, spec).refused);
+                assert_eq!(out, with, "{name}: {kind}: the rules of the schema");
+            }
         }
         for ((object, out), (_, with)) in planned(&values).into_iter().zip(planned(&with)) {
             let (out, with) = (format!("{out:#?}"), format!("{with:#?}"));

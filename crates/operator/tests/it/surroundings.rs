@@ -262,3 +262,38 @@ fn pods_are_kept_from_being_drained_all_at_once_when_there_are_several() {
         assert_eq!(said, !replicas.is_empty(), "an autoscaler owns what is not said");
     }
 }
+
+#[test]
+fn a_profile_that_is_not_enforced_closes_nothing_and_admits_the_proxy_alone() {
+    for (profile, closed) in
+        [("", false), ("name: none", true), ("name: none, enforce: true", true), ("name: none, enforce: false", false)]
+    {
+        let text = format!(
+            "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {{name: s}}\nspec: {{image: a, transport: streamable-http, authMode: anonymous{}}}\n",
+            if profile.is_empty() { String::new() } else { format!(", permissionProfile: {{{profile}}}") }
+        );
+        let objects = made(&text, &Settings::default());
+        let spec = &of_kind(&objects, "NetworkPolicy").unwrap()["spec"];
+        assert_eq!(spec.get("egress").is_some(), closed, "{profile}");
+        assert_eq!(spec["ingress"].as_array().unwrap().len(), 1, "{profile}");
+    }
+}
+
+#[test]
+fn a_name_of_this_cluster_opens_its_own_namespace_alone() {
+    let text = "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPRemoteProxy\nmetadata: {name: p}\nspec: {remoteUrl: 'https://mcp.example.com', authMode: anonymous, networkPolicy: {enabled: true, allowedEgress: [{host: db.data.svc.cluster.local, ports: [5432]}, {host: here}, {cidr: 169.0.0.0/8}]}}\n";
+    let objects = made(text, &Settings::default());
+    let egress = of_kind(&objects, "NetworkPolicy").unwrap()["spec"]["egress"].clone();
+    let rules = egress.as_array().unwrap();
+    let pods = json!({"to": [
+        {"podSelector": {}},
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "data"}}},
+    ]});
+    assert!(rules.contains(&pods), "{egress:#}");
+    assert!(!egress.to_string().contains(r#""namespaceSelector":{}"#), "{egress:#}");
+    let network = json!({
+        "to": [{"ipBlock": {"cidr": "169.0.0.0/8", "except": ["169.254.0.0/16"]}}],
+        "ports": [{"protocol": "TCP", "port": 443}],
+    });
+    assert!(rules.contains(&network), "{egress:#}");
+}

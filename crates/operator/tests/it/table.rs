@@ -71,7 +71,7 @@ const OF_CONDITIONS: &str = "AuthConfigNotConfigured AuthConfigValid AuthConfigu
     AuthServerRefInvalidType AuthServerRefNotFound AuthServerRefValidated AuthzConfigRefValid \
     AuthzConfigRefValidated AuthzPrimaryUpstreamProviderIgnored CABundleRefNotConfigured CABundleRefValid \
     CABundleRefValidated ConfigInvalid ConfigValid ConfigurationValid ExternalAuthConfigValid \
-    ExternalAuthConfigValidated AuthConfigNotValid GroupRefIsValid GroupRefValidated HeaderSecretRefsValidated HeaderSecretsValid \
+    ExternalAuthConfigValidated GroupRefIsValid GroupRefValidated HeaderSecretRefsValidated HeaderSecretsValid \
     InvalidExternalAuthConfig MCPServersChecked NotReady OIDCConfigRefValid OIDCConfigRefValidated \
     PerUserRequiresAuth PodTemplateValid RateLimitConfigValid RateLimitNotApplicable RemoteURLValid \
     RemoteURLValidated SessionStorageConfigured SessionStorageMissingForReplicas SessionStorageWarning \

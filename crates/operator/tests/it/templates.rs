@@ -224,6 +224,7 @@ fn labels_and_annotations_that_the_operator_sets_stay_its_own_and_all_others_are
     assert_eq!(
         reserved,
         [
+            "spec.resourceOverrides.proxyDeployment.labels.app.kubernetes.io/version",
             "spec.resourceOverrides.proxyDeployment.labels.toolhive-name",
             "spec.podTemplateSpec.metadata.annotations.toolhive.stacklok.dev/runconfig-checksum",
             "spec.podTemplateSpec.metadata.labels.app",

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
-use skep_api::address::is_api_server;
+use skep_api::address::{Place, is_api_server, is_loopback_name, place};
+use skep_api::crd::parse::INVALID_FIELD;
+use skep_api::crd::pod::AllowedEgress;
 use skep_api::crd::remote_proxy::RemoteProxy;
 use skep_api::crd::server::{PermissionSource, Server};
 use skep_api::names;
@@ -23,6 +25,9 @@ const PRIVATE_V6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 const NEVER_V4: [&str; 2] = ["127.0.0.0/8", "169.254.0.0/16"];
 const NEVER_V6: [&str; 1] = ["fe80::/10"];
 
+/// Label that the API server puts on every namespace: its name.
+const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
+
 /// Port of Redis.
 const REDIS_PORT: u16 = 6379;
 /// Port on which API servers commonly listen behind their Service.
@@ -37,8 +42,8 @@ struct Egress {
     anywhere: BTreeSet<u16>,
     /// Ports to one network.
     networks: BTreeMap<String, BTreeSet<u16>>,
-    /// Names of this cluster are among them.
-    cluster: bool,
+    /// Namespaces of names of this cluster; none for the policy's own.
+    namespaces: BTreeSet<Option<String>>,
     /// Names that became addresses.
     names: BTreeSet<String>,
 }
@@ -68,7 +73,9 @@ impl Egress {
     fn name(&mut self, name: &str, port: u16, private: bool) {
         self.names.insert(name.to_owned());
         let cluster = is_cluster_name(name);
-        self.cluster |= cluster;
+        if cluster {
+            self.namespaces.insert(namespace_of(name).map(ToOwned::to_owned));
+        }
         if cluster || private {
             self.anywhere.insert(port);
         } else {
@@ -104,11 +111,24 @@ impl Egress {
         }
         // A policy may be judged after the Service's address and port have become a pod's, and nothing here
         // says what those are.
-        if self.cluster {
-            rules.push(json!({"to": [{"namespaceSelector": {}}]}));
+        let peers: Vec<Value> = self
+            .namespaces
+            .iter()
+            .map(|namespace| match namespace {
+                Some(name) => json!({"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: name}}}),
+                None => json!({"podSelector": {}}),
+            })
+            .collect();
+        if !peers.is_empty() {
+            rules.push(json!({"to": peers}));
         }
         for (network, ports) in &self.networks {
-            rules.push(json!({"to": [{"ipBlock": {"cidr": network}}], "ports": tcp(ports)}));
+            let mut block = json!({"cidr": network});
+            let without = parts_never(network);
+            if let (false, Some(map)) = (without.is_empty(), block.as_object_mut()) {
+                map.insert("except".to_owned(), json!(without));
+            }
+            rules.push(json!({"to": [{"ipBlock": block}], "ports": tcp(ports)}));
         }
         rules
     }
@@ -154,38 +174,7 @@ pub(super) fn policy(
     }
     for (index, allowed) in spec.network_policy.allowed_egress.iter().flatten().enumerate() {
         let path = format!("spec.networkPolicy.allowedEgress[{index}]");
-        let ports: BTreeSet<u16> = allowed
-            .ports
-            .clone()
-            .filter(|ports| !ports.is_empty())
-            .unwrap_or_else(|| vec![443])
-            .into_iter()
-            .collect();
-        match (&allowed.host, &allowed.cidr) {
-            (Some(host), None) => {
-                for port in ports {
-                    match host.parse::<IpAddr>() {
-                        Ok(address) => egress.network(address, port),
-                        Err(_) => egress.name(host, port, false),
-                    }
-                }
-            }
-            (None, Some(cidr)) if is_cidr(cidr) => {
-                egress.networks.entry(cidr.clone()).or_default().extend(ports)
-            }
-            (None, Some(cidr)) => {
-                findings.error(
-                    format!("{path}.cidr"),
-                    skep_api::crd::parse::INVALID_FIELD,
-                    format!("`{}` is not a network such as `10.0.0.0/8`.", cidr.escape_debug()),
-                );
-            }
-            _ => findings.error(
-                path,
-                skep_api::crd::parse::INVALID_FIELD,
-                "Give exactly one of `host` and `cidr`.",
-            ),
-        }
+        destination(allowed, &path, &mut egress, findings);
     }
     if !egress.names.is_empty() {
         let names: Vec<&str> = egress.names.iter().map(String::as_str).collect();
@@ -195,7 +184,7 @@ pub(super) fn policy(
             format!(
                 "Kubernetes' NetworkPolicy knows no host names, so {} became all addresses on the same port{}.",
                 names.join(", "),
-                if egress.cluster { ", and for names of this cluster all pods on any port" } else { "" },
+                if egress.namespaces.is_empty() { "" } else { ", and for names of this cluster all pods of the namespace on any port" },
             ),
         );
     }
@@ -212,6 +201,45 @@ pub(super) fn policy(
             "egress": egress.rules(),
         },
     })
+}
+
+/// Lets out to what the manifest adds, or says what is wrong with it.
+fn destination(allowed: &AllowedEgress, path: &str, egress: &mut Egress, findings: &mut Findings<'_>) {
+    let given = allowed.ports.clone().unwrap_or_default();
+    for (index, _) in given.iter().enumerate().filter(|(_, port)| **port == 0) {
+        findings.error(format!("{path}.ports[{index}]"), INVALID_FIELD, "A port is a number from 1 to 65535.");
+    }
+    let ports: BTreeSet<u16> = if given.is_empty() { BTreeSet::from([443]) } else { given.into_iter().collect() };
+    let never = "Nothing is let out to this machine, to link-local and to other reserved addresses; metadata services have theirs there. Remove it.";
+    match (&allowed.host, &allowed.cidr) {
+        (Some(host), None) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) if !may_be_called(address) => findings.error(format!("{path}.host"), INVALID_FIELD, never),
+            Ok(address) => ports.into_iter().for_each(|port| egress.network(address, port)),
+            Err(_) if names::is_dns_subdomain(&host.to_ascii_lowercase()) && !is_loopback_name(host) => {
+                ports.into_iter().for_each(|port| egress.name(host, port, false));
+            }
+            Err(_) => {
+                let message = if is_loopback_name(host) {
+                    never.to_owned()
+                } else {
+                    format!("`{}` is neither the name of a host nor an address. A network stands in `cidr`, and ports in `ports`.", host.escape_debug())
+                };
+                findings.error(format!("{path}.host"), INVALID_FIELD, message);
+            }
+        },
+        (None, Some(cidr)) => match network(cidr) {
+            None => findings.error(
+                format!("{path}.cidr"),
+                INVALID_FIELD,
+                format!("`{}` is not a network such as `10.0.0.0/8`.", cidr.escape_debug()),
+            ),
+            Some((address, bits)) if never_in(address, bits) => {
+                findings.error(format!("{path}.cidr"), INVALID_FIELD, never);
+            }
+            Some(_) => egress.networks.entry(cidr.clone()).or_default().extend(ports),
+        },
+        _ => findings.error(path, INVALID_FIELD, "Give exactly one of `host` and `cidr`."),
+    }
 }
 
 /// The NetworkPolicy of an MCP server's backend: only its own proxy comes in, and with the profile
@@ -252,11 +280,102 @@ fn is_cluster_name(name: &str) -> bool {
     !name.contains('.') || name.ends_with(".svc") || name.ends_with(".cluster.local")
 }
 
-fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    match (address.parse::<IpAddr>(), bits.parse::<u8>()) {
-        (Ok(IpAddr::V4(_)), Ok(bits)) => bits <= 32,
-        (Ok(IpAddr::V6(_)), Ok(bits)) => bits <= 128,
-        _ => false,
+/// The namespace that a name of this cluster says.
+fn namespace_of(name: &str) -> Option<&str> {
+    let service = name.strip_suffix(".cluster.local").unwrap_or(name).strip_suffix(".svc")?;
+    service.rsplit_once('.').map(|(_, namespace)| namespace)
+}
+
+/// Address and bits of a network.
+fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, bits) = text.split_once('/')?;
+    let (address, bits) = (address.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?);
+    (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))
+}
+
+fn may_be_called(address: IpAddr) -> bool {
+    matches!(place(address), Place::Public | Place::Private)
+}
+
+/// True for a network that lies in one of those that nothing is let out to.
+fn never_in(address: IpAddr, bits: u8) -> bool {
+    // `0.0.0.0` is an address of this machine, and the beginning of networks that are wider.
+    forbidden(address).any(|(_, within)| bits >= within) || (bits > 8 && !may_be_called(address))
+}
+
+/// The parts of a network that nothing is let out to.
+fn parts_never(text: &str) -> Vec<&'static str> {
+    let Some((address, bits)) = network(text) else { return Vec::new() };
+    let all = if address.is_ipv4() { NEVER_V4.as_slice() } else { NEVER_V6.as_slice() };
+    all.iter()
+        .copied()
+        .filter(|part| network(part).is_some_and(|(part, within)| within > bits && same(part, address, bits)))
+        .collect()
+}
+
+/// Those networks that hold the address.
+fn forbidden(address: IpAddr) -> impl Iterator<Item = (IpAddr, u8)> {
+    let all = if address.is_ipv4() { NEVER_V4.as_slice() } else { NEVER_V6.as_slice() };
+    all.iter().filter_map(|text| network(text)).filter(move |(part, bits)| same(*part, address, *bits))
+}
+
+/// True when both begin with the same bits.
+fn same(one: IpAddr, other: IpAddr, bits: u8) -> bool {
+    let differ = match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            u128::from((u32::from(one) ^ u32::from(other)).leading_zeros())
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => {
+            u128::from((u128::from(one) ^ u128::from(other)).leading_zeros())
+        }
+        _ => return false,
+    };
+    differ >= u128::from(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_that_nothing_is_let_out_to_are_refused_or_left_out() {
+        for (cidr, refused, without) in [
+            ("10.0.0.0/8", false, vec![]),
+            ("192.0.2.0/24", false, vec![]),
+            ("127.0.0.0/8", true, vec![]),
+            ("127.0.0.1/32", true, vec![]),
+            ("169.254.169.254/32", true, vec![]),
+            ("169.254.0.0/16", true, vec![]),
+            ("169.0.0.0/8", false, vec!["169.254.0.0/16"]),
+            ("0.0.0.0/0", false, vec!["127.0.0.0/8", "169.254.0.0/16"]),
+            ("0.0.0.0/32", true, vec![]),
+            ("224.0.0.1/32", true, vec![]),
+            ("::1/128", true, vec![]),
+            ("fe80::1/128", true, vec![]),
+            ("fe80::/10", true, vec![]),
+            ("::/0", false, vec!["fe80::/10"]),
+            ("fd00::/8", false, vec![]),
+        ] {
+            let (address, bits) = network(cidr).unwrap();
+            assert_eq!(never_in(address, bits), refused, "{cidr}");
+            assert_eq!(parts_never(cidr), if refused { vec![] } else { without }, "{cidr}");
+        }
+        for text in ["10.0.0.0", "10.0.0.0/33", "::/129", "a/8", "10.0.0.0/-1", ""] {
+            assert_eq!(network(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_of_a_name_is_the_last_part_before_svc() {
+        for (name, expected) in [
+            ("idp.login.svc", Some("login")),
+            ("idp.login.svc.cluster.local", Some("login")),
+            ("pod.idp.login.svc", Some("login")),
+            ("idp", None),
+            ("login.svc", None),
+            ("idp.example.com", None),
+        ] {
+            assert_eq!(namespace_of(name), expected, "{name}");
+        }
     }
 }
