@@ -35,7 +35,12 @@ const DIFFERENT: [(&str, &str, &str, &str); 7] = [
         "partitions that are younger than the pattern are taken too; the planner judges the rest",
     ),
     ("*", "roleArn", "pattern", "see above"),
-    ("*", "spec.proxyPort", "default", "`port` is the same field, and a default would hide it; the planner knows it"),
+    (
+        "*",
+        "spec.proxyPort",
+        "default",
+        "`port` is the same field, and a default would hide it; the planner knows it",
+    ),
     ("*", "status.phase", "default", "whoever writes the status writes the phase"),
 ];
 
@@ -49,32 +54,96 @@ const SAME: &str = "same";
 /// Rules (CEL) of ours that ToolHive does not have in these words: the end of the path, the rule, and why it
 /// refuses nothing that ToolHive takes.
 const RULES: [(&str, &str, &str); 26] = [
-    ("tokenExchange", "!has(self.actorTokenAudience) || (has(self.actorToken) && self.actorToken == 'serviceAccount')", OURS),
-    ("tokenExchange", "!has(self.clientKeyId) || (has(self.clientAuth) && self.clientAuth == 'private_key_jwt')", OURS),
-    ("tokenExchange", "!has(self.grantType) || self.grantType != 'client_credentials' || !has(self.actorToken) || self.actorToken == 'none'", OURS),
-    ("tokenExchange", "!has(self.spiffe) || (has(self.clientAuth) && self.clientAuth == 'spiffe_jwt') || (has(self.actorToken) && self.actorToken == 'spiffe')", OURS),
-    ("tokenExchange", "has(self.clientCertificateRef) == (has(self.clientAuth) && self.clientAuth == 'tls_client_auth')", OURS),
-    ("tokenExchange", "has(self.audience) || has(self.resource) || (has(self.grantType) && self.grantType == 'client_credentials')", WIDER),
+    (
+        "tokenExchange",
+        "!has(self.actorTokenAudience) || (has(self.actorToken) && self.actorToken == 'serviceAccount')",
+        OURS,
+    ),
+    (
+        "tokenExchange",
+        "!has(self.clientKeyId) || (has(self.clientAuth) && self.clientAuth == 'private_key_jwt')",
+        OURS,
+    ),
+    (
+        "tokenExchange",
+        "!has(self.grantType) || self.grantType != 'client_credentials' || !has(self.actorToken) || self.actorToken == 'none'",
+        OURS,
+    ),
+    (
+        "tokenExchange",
+        "!has(self.spiffe) || (has(self.clientAuth) && self.clientAuth == 'spiffe_jwt') || (has(self.actorToken) && self.actorToken == 'spiffe')",
+        OURS,
+    ),
+    (
+        "tokenExchange",
+        "has(self.clientCertificateRef) == (has(self.clientAuth) && self.clientAuth == 'tls_client_auth')",
+        OURS,
+    ),
+    (
+        "tokenExchange",
+        "has(self.audience) || has(self.resource) || (has(self.grantType) && self.grantType == 'client_credentials')",
+        WIDER,
+    ),
     ("tokenExchange", "has(self.tokenUrl) || has(self.token_url)", WIDER),
     ("spec", "has(self.remoteUrl) || has(self.remoteURL)", WIDER),
     ("spec", "!(has(self.oidcConfig) && has(self.oidcConfigRef))", OURS),
-    ("spec", "!has(self.rateLimiting) || !has(self.rateLimiting.perUser) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)", WIDER),
-    ("spec", "!has(self.rateLimiting) || !has(self.rateLimiting.tools) || self.rateLimiting.tools.all(tool, !has(tool.perUser)) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)", WIDER),
-    ("authzConfig", "has(self.type) && self.type == 'inline' ? !has(self.configMap) : has(self.configMap)", SAME),
+    (
+        "spec",
+        "!has(self.rateLimiting) || !has(self.rateLimiting.perUser) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)",
+        WIDER,
+    ),
+    (
+        "spec",
+        "!has(self.rateLimiting) || !has(self.rateLimiting.tools) || self.rateLimiting.tools.all(tool, !has(tool.perUser)) || has(self.oidcConfig) || has(self.oidcConfigRef) || has(self.authServerRef) || has(self.externalAuthConfigRef)",
+        WIDER,
+    ),
+    (
+        "authzConfig",
+        "has(self.type) && self.type == 'inline' ? !has(self.configMap) : has(self.configMap)",
+        SAME,
+    ),
     ("authzConfig", "has(self.type) && self.type == 'inline' ? has(self.inline) : !has(self.inline)", SAME),
-    ("openTelemetry", "!has(self.headers) || !has(self.sensitiveHeaders) || self.sensitiveHeaders.all(header, !(header.name in self.headers))", SAME),
+    (
+        "openTelemetry",
+        "!has(self.headers) || !has(self.sensitiveHeaders) || self.sensitiveHeaders.all(header, !(header.name in self.headers))",
+        SAME,
+    ),
     ("delegateClients[]", "size(self.clientSecretRef.name) > 0 && size(self.clientSecretRef.key) > 0", SAME),
-    ("redis", "!(has(self.clusterMode) && self.clusterMode) || (has(self.addr) && size(self.addr) > 0)", SAME),
+    (
+        "redis",
+        "!(has(self.clusterMode) && self.clusterMode) || (has(self.addr) && size(self.addr) > 0)",
+        SAME,
+    ),
     ("redis", "(has(self.addr) && size(self.addr) > 0) != has(self.sentinelConfig)", SAME),
-    ("embeddedAuthServer", "!has(self.forceConfidentialRedirectUris) || size(self.forceConfidentialRedirectUris) == 0 || (has(self.allowConfidentialClientRegistration) && self.allowConfidentialClientRegistration)", SAME),
+    (
+        "embeddedAuthServer",
+        "!has(self.forceConfidentialRedirectUris) || size(self.forceConfidentialRedirectUris) == 0 || (has(self.allowConfidentialClientRegistration) && self.allowConfidentialClientRegistration)",
+        SAME,
+    ),
     ("oauth2Config", "!has(self.dcrConfig) || !has(self.clientSecretRef)", SAME),
     ("oauth2Config", "(has(self.clientId) && size(self.clientId) > 0) != has(self.dcrConfig)", SAME),
     ("upstreamProviders[]", "self.type == 'oauth2' ? has(self.oauth2Config) : !has(self.oauth2Config)", SAME),
     ("upstreamProviders[]", "self.type == 'oidc' ? has(self.oidcConfig) : !has(self.oidcConfig)", SAME),
-    ("trustedIssuers[]", "!(has(self.allowMayAct) && self.allowMayAct) || !has(self.allowedDelegateClients) || !('*' in self.allowedDelegateClients)", SAME),
-    ("trustedIssuers[]", "!(has(self.allowPrivateIPs) && self.allowPrivateIPs) || (has(self.jwksUrl) && size(self.jwksUrl) > 0)", SAME),
-    ("trustedIssuers[]", "(has(self.allowedDelegateClients) && size(self.allowedDelegateClients) > 0) || (!(has(self.expectedAudience) && size(self.expectedAudience) > 0) && !(has(self.actorClaim) && size(self.actorClaim) > 0) && !(has(self.actorMatcher) && size(self.actorMatcher) > 0) && !(has(self.allowMayAct) && self.allowMayAct))", SAME),
-    ("trustedIssuers[]", "(has(self.expectedAudience) && size(self.expectedAudience) > 0) || (has(self.jwtBearerGrant) && !(has(self.actorClaim) && size(self.actorClaim) > 0) && !(has(self.actorMatcher) && size(self.actorMatcher) > 0) && !(has(self.allowMayAct) && self.allowMayAct) && !(has(self.allowedActors) && size(self.allowedActors) > 0))", SAME),
+    (
+        "trustedIssuers[]",
+        "!(has(self.allowMayAct) && self.allowMayAct) || !has(self.allowedDelegateClients) || !('*' in self.allowedDelegateClients)",
+        SAME,
+    ),
+    (
+        "trustedIssuers[]",
+        "!(has(self.allowPrivateIPs) && self.allowPrivateIPs) || (has(self.jwksUrl) && size(self.jwksUrl) > 0)",
+        SAME,
+    ),
+    (
+        "trustedIssuers[]",
+        "(has(self.allowedDelegateClients) && size(self.allowedDelegateClients) > 0) || (!(has(self.expectedAudience) && size(self.expectedAudience) > 0) && !(has(self.actorClaim) && size(self.actorClaim) > 0) && !(has(self.actorMatcher) && size(self.actorMatcher) > 0) && !(has(self.allowMayAct) && self.allowMayAct))",
+        SAME,
+    ),
+    (
+        "trustedIssuers[]",
+        "(has(self.expectedAudience) && size(self.expectedAudience) > 0) || (has(self.jwtBearerGrant) && !(has(self.actorClaim) && size(self.actorClaim) > 0) && !(has(self.actorMatcher) && size(self.actorMatcher) > 0) && !(has(self.allowMayAct) && self.allowMayAct) && !(has(self.allowedActors) && size(self.allowedActors) > 0))",
+        SAME,
+    ),
 ];
 
 /// Theirs and ours, compared.
@@ -279,13 +348,8 @@ fn everything_that_toolhives_definitions_take_ours_take() {
             std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let theirs = yaml::single(&text).unwrap().value;
         let ours = definition(kind);
-        let mut comparison = Comparison {
-            kind,
-            gaps: Vec::new(),
-            excepted: BTreeSet::new(),
-            ruled: BTreeSet::new(),
-            seen: 0,
-        };
+        let mut comparison =
+            Comparison { kind, gaps: Vec::new(), excepted: BTreeSet::new(), ruled: BTreeSet::new(), seen: 0 };
         for member in ["/metadata/name", "/spec/group", "/spec/scope", "/spec/names"] {
             comparison.same(&theirs, &ours, member);
         }

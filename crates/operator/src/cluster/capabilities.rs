@@ -153,7 +153,34 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_error_is_no_answer() {
+        let server = tower::service_fn(|request: Request<Body>| {
+            let version = json!({"groupVersion": "monitoring.coreos.com/v1", "version": "v1"});
+            let (code, body) = match request.uri().path() {
+                "/apis" => {
+                    (200, json!({"groups": [{"name": "monitoring.coreos.com", "versions": [version]}]}))
+                }
+                _ => (
+                    503,
+                    json!({"kind": "Status", "status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "away"}),
+                ),
+            };
+            let response = Response::builder().status(code).body(Body::from(body.to_string().into_bytes()));
+            async move { Ok::<_, Infallible>(response.unwrap()) }
+        });
+        let client = Client::new(server, "default");
+        let error = Capabilities::discover(&client).await.unwrap_err();
+        assert!(matches!(&error, kube::Error::Api(status) if status.code == 503), "{error}");
+    }
 
     fn with(kinds: &[Kind], service_monitors: bool) -> Capabilities {
         let kinds = kinds.iter().map(|kind| (*kind, "v1beta1".to_owned())).collect();

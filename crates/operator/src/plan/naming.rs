@@ -27,7 +27,11 @@ pub(super) fn check(object: &Object, findings: &mut Findings<'_>) {
         findings.error(path, "InvalidName", "Services are named after it, so it may have only lower-case letters, digits and `-`, and has to begin and end with a letter or a digit.");
     } else if has_service_of_its_name(object) && !name.starts_with(|c: char| c.is_ascii_lowercase()) {
         // RFC 1035 §2.3.1; all other Services have something before the name.
-        findings.error(path, "InvalidName", "A Service has this very name, so it has to begin with a lower-case letter.");
+        findings.error(
+            path,
+            "InvalidName",
+            "A Service has this very name, so it has to begin with a lower-case letter.",
+        );
     }
     if object.kind == Kind::MCPServer && APPS.contains(&name) {
         let message = format!(

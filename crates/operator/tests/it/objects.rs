@@ -205,21 +205,23 @@ fn a_network_policy_lets_clients_and_whoever_asks_for_the_status_in() {
 
 #[test]
 fn a_name_of_the_cluster_reaches_its_pods_whatever_port_they_listen_on() {
-    let pods = json!({"to": [{"namespaceSelector": {}}]});
-    for (spec, expected) in [
-        ("remoteUrl: 'https://a.example.com', authMode: anonymous", false),
+    for (spec, namespace) in [
+        ("remoteUrl: 'https://a.example.com', authMode: anonymous", ""),
         (
             "remoteUrl: 'http://mcp.tools.svc.cluster.local:80', allowPrivateEndpoint: true, authMode: anonymous",
-            true,
+            "tools",
         ),
         (
             "remoteUrl: 'https://a.example.com', clientToken: strip, oidcConfig: {type: inline, inline: {issuer: 'https://login.idp.svc', audience: a}}",
-            true,
+            "idp",
         ),
     ] {
         let (policy, said) = policy(spec);
+        let labels = json!({"kubernetes.io/metadata.name": namespace});
+        let pods = json!({"to": [{"namespaceSelector": {"matchLabels": labels}}]});
+        let expected = !namespace.is_empty();
         assert_eq!(policy["egress"].as_array().unwrap().contains(&pods), expected, "{spec}");
-        assert_eq!(said.contains("all pods"), expected, "{said}");
+        assert_eq!(said.contains("all pods of the namespace"), expected, "{said}");
     }
 }
 

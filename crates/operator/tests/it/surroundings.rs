@@ -265,9 +265,12 @@ fn pods_are_kept_from_being_drained_all_at_once_when_there_are_several() {
 
 #[test]
 fn a_profile_that_is_not_enforced_closes_nothing_and_admits_the_proxy_alone() {
-    for (profile, closed) in
-        [("", false), ("name: none", true), ("name: none, enforce: true", true), ("name: none, enforce: false", false)]
-    {
+    for (profile, closed) in [
+        ("", false),
+        ("name: none", true),
+        ("name: none, enforce: true", true),
+        ("name: none, enforce: false", false),
+    ] {
         let text = format!(
             "apiVersion: toolhive.stacklok.dev/v1beta1\nkind: MCPServer\nmetadata: {{name: s}}\nspec: {{image: a, transport: streamable-http, authMode: anonymous{}}}\n",
             if profile.is_empty() { String::new() } else { format!(", permissionProfile: {{{profile}}}") }

@@ -72,7 +72,7 @@ const OF_CONDITIONS: &str = "AuthConfigNotConfigured AuthConfigValid AuthConfigu
     AuthzConfigRefValidated AuthzPrimaryUpstreamProviderIgnored CABundleRefNotConfigured CABundleRefValid \
     CABundleRefValidated ConfigInvalid ConfigValid ConfigurationValid ExternalAuthConfigValid \
     ExternalAuthConfigValidated GroupRefIsValid GroupRefValidated HeaderSecretRefsValidated HeaderSecretsValid \
-    InvalidExternalAuthConfig MCPServersChecked NotReady OIDCConfigRefValid OIDCConfigRefValidated \
+    MCPServersChecked NotReady OIDCConfigRefValid OIDCConfigRefValidated \
     PerUserRequiresAuth PodTemplateValid RateLimitConfigValid RateLimitNotApplicable RemoteURLValid \
     RemoteURLValidated SessionStorageConfigured SessionStorageMissingForReplicas SessionStorageWarning \
     SessionStorageWarningNotApplicable StdioReplicaCapNotActive StdioReplicaCapped TelemetryConfigRefValid \
@@ -110,11 +110,8 @@ fn every_reason_of_the_planner_is_in_the_table() {
         .flat_map(|(_, _, found)| found.into_iter().map(|(_, _, reason)| reason))
         .collect();
     let lists = [OF_CONDITIONS, OF_OTHERS, OF_INCOMPLETE_FILES];
-    let gone: Vec<&str> = lists
-        .iter()
-        .flat_map(|list| list.split_whitespace())
-        .filter(|word| !said.contains(*word))
-        .collect();
+    let gone: Vec<&str> =
+        lists.iter().flat_map(|list| list.split_whitespace()).filter(|word| !said.contains(*word)).collect();
     assert!(gone.is_empty(), "no source says {gone:?} any more");
     assert!(said.is_superset(&seen), "{:?}", seen.difference(&said).collect::<Vec<_>>());
     let missing: Vec<&String> = said.difference(&seen).filter(|reason| !is_other(reason)).collect();

@@ -207,13 +207,20 @@ pub(super) fn policy(
 fn destination(allowed: &AllowedEgress, path: &str, egress: &mut Egress, findings: &mut Findings<'_>) {
     let given = allowed.ports.clone().unwrap_or_default();
     for (index, _) in given.iter().enumerate().filter(|(_, port)| **port == 0) {
-        findings.error(format!("{path}.ports[{index}]"), INVALID_FIELD, "A port is a number from 1 to 65535.");
+        findings.error(
+            format!("{path}.ports[{index}]"),
+            INVALID_FIELD,
+            "A port is a number from 1 to 65535.",
+        );
     }
-    let ports: BTreeSet<u16> = if given.is_empty() { BTreeSet::from([443]) } else { given.into_iter().collect() };
+    let ports: BTreeSet<u16> =
+        if given.is_empty() { BTreeSet::from([443]) } else { given.into_iter().collect() };
     let never = "Nothing is let out to this machine, to link-local and to other reserved addresses; metadata services have theirs there. Remove it.";
     match (&allowed.host, &allowed.cidr) {
         (Some(host), None) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-            Ok(address) if !may_be_called(address) => findings.error(format!("{path}.host"), INVALID_FIELD, never),
+            Ok(address) if !may_be_called(address) => {
+                findings.error(format!("{path}.host"), INVALID_FIELD, never)
+            }
             Ok(address) => ports.into_iter().for_each(|port| egress.network(address, port)),
             Err(_) if names::is_dns_subdomain(&host.to_ascii_lowercase()) && !is_loopback_name(host) => {
                 ports.into_iter().for_each(|port| egress.name(host, port, false));
@@ -222,7 +229,10 @@ fn destination(allowed: &AllowedEgress, path: &str, egress: &mut Egress, finding
                 let message = if is_loopback_name(host) {
                     never.to_owned()
                 } else {
-                    format!("`{}` is neither the name of a host nor an address. A network stands in `cidr`, and ports in `ports`.", host.escape_debug())
+                    format!(
+                        "`{}` is neither the name of a host nor an address. A network stands in `cidr`, and ports in `ports`.",
+                        host.escape_debug()
+                    )
                 };
                 findings.error(format!("{path}.host"), INVALID_FIELD, message);
             }
