@@ -73,13 +73,14 @@ async fn replace_foreign_proxy(context: &Context, owner: Owner<'_>) -> Result<()
     ]}}}});
     let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
     let deployments: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), owner.namespace, &api);
-    let found = deployments.patch(owner.name, &params, &Patch::Strategic(change)).await.map_err(|source| {
-        ApplyError::Api {
-            action: "replacing the proxy of",
-            what: format!("Deployment `{}`", owner.name),
-            source,
-        }
-    })?;
+    let found =
+        deployments.patch(owner.name, &params, &Patch::Strategic(change)).await.map_err(|source| {
+            ApplyError::Api {
+                action: "replacing the proxy of",
+                what: format!("Deployment `{}`", owner.name),
+                source,
+            }
+        })?;
     store.written(serde_json::to_value(found).unwrap_or_default());
     Ok(())
 }

@@ -443,10 +443,14 @@ async fn a_namespace_that_requires_auth_closes_open_proxies_whatever_else_is_wro
     operator.settled().await;
     operator.stop().await;
     cluster
-        .merge("Deployment", "theirs", json!({"spec": {"template": {
-            "metadata": {"annotations": {"skep.dev/template-checksum": null}},
-            "spec": {"containers": [{"name": "toolhive", "image": "theirs:1", "args": ["run"]}]},
-        }}}))
+        .merge(
+            "Deployment",
+            "theirs",
+            json!({"spec": {"template": {
+                "metadata": {"annotations": {"skep.dev/template-checksum": null}},
+                "spec": {"containers": [{"name": "toolhive", "image": "theirs:1", "args": ["run"]}]},
+            }}}),
+        )
         .await;
     // Both can't be planned, for a reason that has nothing to do with auth.
     for name in ["p", "theirs"] {
@@ -459,7 +463,8 @@ async fn a_namespace_that_requires_auth_closes_open_proxies_whatever_else_is_wro
     for name in ["p", "theirs"] {
         cluster
             .until("ConfigMap", &format!("{name}-runconfig"), |object| {
-                let config: Value = serde_json::from_str(object["data"]["runconfig.json"].as_str().unwrap()).unwrap();
+                let config: Value =
+                    serde_json::from_str(object["data"]["runconfig.json"].as_str().unwrap()).unwrap();
                 config["skep"]["suspended"].as_str().is_some_and(|reason| !reason.is_empty())
             })
             .await;

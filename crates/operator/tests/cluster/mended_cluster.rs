@@ -104,12 +104,7 @@ async fn namespaces_that_are_missing_or_going_hold_up_no_other_and_one_that_come
     }
     cluster.condition("MCPRemoteProxy", "p", "ConfigurationValid", "True", "").await;
 
-    post(
-        plane,
-        "/api/v1/namespaces",
-        json!({"metadata": {"name": later.namespace}}),
-    )
-    .await;
+    post(plane, "/api/v1/namespaces", json!({"metadata": {"name": later.namespace}})).await;
     grant(plane, &later.namespace).await;
     later.apply(open_proxy(&later, "q")).await;
     later.condition("MCPRemoteProxy", "q", "ConfigurationValid", "True", "").await;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
+use skep_api::crd::defaults::fill_in;
 use skep_api::crd::definition::definitions;
-use skep_api::crd::{GROUP, Object, Spec};
+use skep_api::crd::{GROUP, Kind, Object, Spec};
 use skep_api::yaml::documents;
 use skep_operator::client::Layers;
 use skep_operator::migrator::{MigrateError, Migrated, migrate, migrate_crd};
@@ -301,7 +302,9 @@ async fn an_upgrade_from_october_2025_keeps_every_object_and_every_field() {
             let name = old["metadata"]["name"].as_str().unwrap();
             for version in ["v1alpha1", "v1beta1"] {
                 let now = get(plane, &path(version, &format!("/{name}"))).await;
-                assert_eq!(now["spec"], old["spec"], "{name} {version}");
+                let mut expected = old["spec"].clone();
+                fill_in(Kind::MCPServer, &mut expected);
+                assert_eq!(now["spec"], expected, "{name} {version}");
                 assert_eq!(now["status"], old["status"], "{name} {version}");
                 let object = Object::parse(&now).unwrap();
                 assert!(

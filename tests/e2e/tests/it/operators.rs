@@ -37,7 +37,10 @@ impl Process {
                 format!("--kubeconfig={}", plane.kubeconfig().display()),
             ],
         );
-        command.env("POD_NAME", name).env("POD_NAMESPACE", "default").env("TOOLHIVE_RUNNER_IMAGE", "runner:1");
+        command
+            .env("POD_NAME", name)
+            .env("POD_NAMESPACE", "default")
+            .env("TOOLHIVE_RUNNER_IMAGE", "runner:1");
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Self {
             child,
@@ -127,7 +130,8 @@ async fn one_operator_works_and_when_it_is_killed_the_other_takes_over() {
     first.child.kill().await.unwrap();
     for index in 0..20 {
         until(&plane, &deployment(&format!("many-{index}")), |_| true).await;
-        let path = format!("/apis/toolhive.stacklok.dev/v1beta1/namespaces/default/mcpremoteproxies/many-{index}");
+        let path =
+            format!("/apis/toolhive.stacklok.dev/v1beta1/namespaces/default/mcpremoteproxies/many-{index}");
         until(&plane, &path, |object| object["status"]["observedGeneration"] == 1).await;
     }
     let leader = holder(&plane).await;
