@@ -165,7 +165,7 @@ impl Applier {
                 found.map(|found| Arc::new(serde_json::to_value(found).unwrap_or_default()))
             }
         };
-        let whose = live.as_deref().map_or(Whose::Ours, |live| whose(live, owner));
+        let whose = live.as_deref().map_or(Whose::Ours, |live| self.whose(live, owner));
         match whose {
             Whose::Ours => {}
             Whose::Predecessors => applied.waiting.push(format!("{kind} {name}")),
@@ -192,6 +192,17 @@ impl Applier {
         let wanted = fitted(object, &api.api_version, live.as_deref());
         let manager = manager(owner.name, resource, &name);
         Ok(Some(Step { resource, api, name, wanted, live, manager }))
+    }
+
+    /// Whose an object is. What ToolHive's proxies make beside the StatefulSet is controlled by that.
+    fn whose(&self, live: &Value, owner: Owner<'_>) -> Whose {
+        let direct = whose(live, owner);
+        let Some(controller) = controller(live).filter(|_| direct == Whose::Others) else { return direct };
+        let backend = self.cluster.store(Resource::StatefulSet).get(owner.namespace, owner.name);
+        let ours = backend.is_some_and(|backend| {
+            text(&backend, "/metadata/uid") == controller.uid && whose(&backend, owner) == Whose::Ours
+        });
+        if ours && controller.kind == "StatefulSet" { Whose::Ours } else { direct }
     }
 
     async fn write(&self, owner: Owner<'_>, step: &Step, applied: &mut Applied) -> Result<(), ApplyError> {
@@ -321,7 +332,7 @@ impl Applier {
             let Some(live) = self.cluster.store(resource).get(owner.namespace, &name) else { continue };
             let Some(api) = resource.api(&self.cluster.capabilities) else { continue };
             let named = live.pointer("/metadata/labels/toolhive-name").and_then(Value::as_str);
-            let ours = whose(&live, owner) == Whose::Ours;
+            let ours = self.whose(&live, owner) == Whose::Ours;
             if ours && (controller(&live).is_some() || named == Some(owner.name)) {
                 self.delete(&api, resource, owner.namespace, &live).await?;
             }

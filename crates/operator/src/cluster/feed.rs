@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use kube::Client;
 use kube::api::{Api, DynamicObject};
-use kube::core::{ApiResource, PartialObjectMeta};
+use kube::core::{ApiResource, PartialObjectMeta, TypeMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event};
 use serde_json::Value;
@@ -164,8 +164,9 @@ fn events(client: &Client, resource: Resource, api: &ApiResource, namespace: Opt
             .boxed()
     } else {
         let objects: Api<DynamicObject> = scoped(client, api, namespace);
+        let api = api.clone();
         watcher::watcher(objects, config)
-            .map_ok(move |event| convert(event, |object| trimmed(resource, object)))
+            .map_ok(move |event| convert(event, |object| trimmed(resource, &api, object)))
             .default_backoff()
             .boxed()
     }
@@ -279,7 +280,11 @@ where
 
 /// Keeps what is looked at: who owns which field matters for what the operator makes only, and a pod's spec
 /// for nothing.
-fn trimmed(resource: Resource, mut object: DynamicObject) -> Value {
+fn trimmed(resource: Resource, api: &ApiResource, mut object: DynamicObject) -> Value {
+    // Built-in kinds have no type in lists, and who owns which field is said for one version.
+    object
+        .types
+        .get_or_insert_with(|| TypeMeta { api_version: api.api_version.clone(), kind: api.kind.clone() });
     if !Resource::MADE.contains(&resource) {
         object.metadata.managed_fields = None;
     }

@@ -124,10 +124,7 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!(
-            "{kind} {name} did not become what it should: {}",
-            serde_json::to_string_pretty(&last).unwrap()
-        );
+        panic!("{kind} {name} did not become what it should: {}", serde_json::to_string(&last).unwrap());
     }
 
     /// Waits until a condition has a status and a reason, and gives the object.
@@ -210,7 +207,7 @@ impl Cluster {
         .await;
     }
 
-    fn path_of(&self, object: &Value) -> String {
+    pub(crate) fn path_of(&self, object: &Value) -> String {
         let api_version = object["apiVersion"].as_str().unwrap();
         let base = if api_version.contains('/') { "apis" } else { "api" };
         let plural = plural(object["kind"].as_str().unwrap());

@@ -54,4 +54,6 @@ mod rows_server_pods;
 #[cfg(test)]
 mod table;
 #[cfg(test)]
+mod takeover;
+#[cfg(test)]
 mod toolhive_rows;
