@@ -270,7 +270,8 @@ async fn each_way_in_which_the_provider_fails_has_its_answer_and_none_is_kept() 
     // The operator learns which fault it is, and the audit log that it was no decision of a policy.
     scene.idp.fail("invalid_target").await;
     scene.call(&scene.token("last").await).await;
-    assert_eq!(credential(&scene).await["reason"], "invalid_target");
+    let said = credential(&scene).await;
+    assert_eq!((&said["reason"], &said["code"]), (&json!("Refused"), &json!("invalid_target")));
     let failed = |record: &Value| record["subjects"]["user_id"] == "last";
     assert_eq!(scene.up.audit(1, failed).await[0]["outcome"], "error");
 }
