@@ -10,6 +10,8 @@ mod failures;
 #[cfg(test)]
 mod fields;
 #[cfg(test)]
+mod foreign_kinds;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod leader;
