@@ -40,7 +40,9 @@ pub(super) async fn protection(context: &Context, key: &Key) -> Result<Protectio
             let Ok(read) = Object::parse(&object) else { continue };
             let wanted = plan::Reference { target: Target::Object(key.kind), name: key.name.clone() };
             // An object that can't be read may be mended, and then needs what it names.
-            if plan::references(&read).contains(&wanted) || (unreadable(&read) && mentions(&object, key)) {
+            if plan::references(&read).contains(&wanted)
+                || (unreadable(&read) && plan::mentions(&object, key.kind, &key.name))
+            {
                 referrers
                     .push(ReferencingWorkload { kind: kind.as_str().to_owned(), name: read.metadata.name });
             }
@@ -52,7 +54,7 @@ pub(super) async fn protection(context: &Context, key: &Key) -> Result<Protectio
             "virtualmcpservers",
         );
         for object in list(context, &api, &key.namespace).await? {
-            if mentions(&object, key) {
+            if plan::mentions(&object, key.kind, &key.name) {
                 let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
                 referrers
                     .push(ReferencingWorkload { kind: "VirtualMCPServer".to_owned(), name: name.to_owned() });
@@ -79,40 +81,6 @@ async fn list(context: &Context, api: &ApiResource, namespace: &str) -> Result<V
 
 fn unreadable(object: &Object) -> bool {
     object.spec == skep_api::crd::Spec::Unreadable
-}
-
-/// The fields by which other kinds refer to configs of a kind.
-fn fields(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::MCPExternalAuthConfig => &["externalAuthConfigRef", "authServerRef"],
-        Kind::MCPToolConfig => &["toolConfigRef"],
-        Kind::MCPOIDCConfig => &["oidcConfigRef"],
-        Kind::MCPAuthzConfig => &["authzConfigRef"],
-        Kind::MCPTelemetryConfig => &["telemetryConfigRef"],
-        Kind::MCPWebhookConfig => &["webhookConfigRef"],
-        Kind::MCPGroup | Kind::MCPServer | Kind::MCPRemoteProxy | Kind::MCPServerEntry => &[],
-    }
-}
-
-/// True when a spec of any shape names a config in one of the fields that are meant for it.
-fn mentions(object: &Value, key: &Key) -> bool {
-    let mut open: Vec<&Value> = object.get("spec").into_iter().collect();
-    while let Some(value) = open.pop() {
-        match value {
-            Value::Object(map) => {
-                for (field, inside) in map {
-                    let named = inside.get("name").and_then(Value::as_str) == Some(&key.name);
-                    if named && fields(key.kind).contains(&field.as_str()) {
-                        return true;
-                    }
-                    open.push(inside);
-                }
-            }
-            Value::Array(list) => open.extend(list),
-            _ => {}
-        }
-    }
-    false
 }
 
 /// The object with its kind's finalizer; it is added when it is missing.

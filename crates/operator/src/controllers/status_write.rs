@@ -2,6 +2,7 @@
 
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use serde_json::{Value, json};
+use skep_api::crd::{Object, Spec};
 
 use super::dropped::without_phase;
 use super::{Context, ErrorKind, ReconcileError};
@@ -89,7 +90,11 @@ pub(super) fn objects(context: &Context, key: &Key) -> Option<Api<DynamicObject>
 async fn tell(context: &Context, key: &Key, object: &Value, before: &Value, after: &Value) {
     let mut found = transitions(before, after);
     // Whoever says in words that everybody may come in need not be warned of it.
-    let open = object.pointer("/spec/authMode").and_then(Value::as_str) == Some("anonymous");
+    let open = Object::parse(object).is_ok_and(|object| match &object.spec {
+        Spec::Server(server) => server.anonymous,
+        Spec::RemoteProxy(proxy) => proxy.anonymous,
+        _ => false,
+    });
     found.retain(|one| !(open && one.reason == "Anonymous"));
     // The worst comes first, and gives the event its name.
     let Some(first) = found.first() else { return };

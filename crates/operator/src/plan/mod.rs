@@ -52,7 +52,7 @@ use skep_api::runconfig::RunConfig;
 use self::findings::Findings;
 pub use self::generation::{settle_generation, settle_restart};
 pub use self::naming::collide;
-pub use self::references::{Reference, Target, references, references_in};
+pub use self::references::{Reference, Target, mentions, references, references_in};
 pub use self::restart::{Restart, RestartStrategy};
 pub use self::suspension::{is_open, suspended};
 pub use self::world::{DefaultRedis, Missing, Place, Settings, WorkloadName, World};

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde_json::Value;
 use skep_api::crd::authz::EmbeddedAuthz;
 use skep_api::crd::external_auth::ExternalAuth;
 use skep_api::crd::oidc::{EmbeddedOidc, InlineOidc, OidcConfigSpec};
@@ -75,6 +76,41 @@ pub fn references_in(
         }
     }
     found.0
+}
+
+/// True when a spec names a config in one of the fields that are meant for it, wherever that stands. For objects
+/// that can't be read, and for kinds of another operator, whose shape nobody here knows.
+pub fn mentions(object: &Value, kind: Kind, name: &str) -> bool {
+    let mut open: Vec<&Value> = object.get("spec").into_iter().collect();
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(map) => {
+                for (field, inside) in map {
+                    let named = inside.get("name").and_then(Value::as_str) == Some(name);
+                    if named && fields(kind).contains(&field.as_str()) {
+                        return true;
+                    }
+                    open.push(inside);
+                }
+            }
+            Value::Array(list) => open.extend(list),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The fields by which other kinds refer to configs of a kind.
+fn fields(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::MCPExternalAuthConfig => &["externalAuthConfigRef", "authServerRef"],
+        Kind::MCPToolConfig => &["toolConfigRef"],
+        Kind::MCPOIDCConfig => &["oidcConfigRef"],
+        Kind::MCPAuthzConfig => &["authzConfigRef"],
+        Kind::MCPTelemetryConfig => &["telemetryConfigRef"],
+        Kind::MCPWebhookConfig => &["webhookConfigRef"],
+        Kind::MCPGroup | Kind::MCPServer | Kind::MCPRemoteProxy | Kind::MCPServerEntry => &[],
+    }
 }
 
 #[derive(Default)]
@@ -250,5 +286,33 @@ fn entry(spec: &ServerEntrySpec, found: &mut Found) {
     found.ca_bundle(spec.ca_bundle_ref.as_ref());
     if let Some(headers) = &spec.header_forward {
         header_forward(headers, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_config_is_found_in_a_spec_of_any_shape_but_only_where_one_is_meant() {
+        let object = json!({"spec": {
+            "incomingAuth": {"oidcConfigRef": {"name": "login", "audience": "v"}},
+            "aggregation": {"tools": [{"workload": "w", "toolConfigRef": {"name": "few"}}]},
+            "authServerRef": {"kind": "MCPExternalAuthConfig", "name": "server"},
+            "groupRef": {"name": "login"},
+        }});
+        for (kind, name, expected) in [
+            (Kind::MCPOIDCConfig, "login", true),
+            (Kind::MCPOIDCConfig, "few", false),
+            (Kind::MCPToolConfig, "few", true),
+            (Kind::MCPToolConfig, "login", false),
+            (Kind::MCPExternalAuthConfig, "server", true),
+            (Kind::MCPGroup, "login", false),
+        ] {
+            assert_eq!(mentions(&object, kind, name), expected, "{kind} {name}");
+        }
+        assert!(!mentions(&json!({"spec": ["oidcConfigRef"]}), Kind::MCPOIDCConfig, "login"));
     }
 }
