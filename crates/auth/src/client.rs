@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::Method;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
@@ -201,6 +202,23 @@ impl GuardedClient {
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: Vec<u8>) -> Result<Reply, FetchError> {
         self.permits(url)?;
         self.exchange(url, self.client.post(url.clone()).headers(headers).body(body)).await
+    }
+
+    /// Sends a request of any method and reads the answer, whatever its status. `headers` may have
+    /// credentials, and has the media type of `body`.
+    ///
+    /// # Errors
+    /// When the URL is refused, nothing answers, or the answer is too large.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Option<Vec<u8>>,
+    ) -> Result<Reply, FetchError> {
+        self.permits(url)?;
+        let request = self.client.request(method, url.clone()).headers(headers);
+        self.exchange(url, if let Some(body) = body { request.body(body) } else { request }).await
     }
 
     async fn exchange(&self, url: &Url, request: reqwest::RequestBuilder) -> Result<Reply, FetchError> {

@@ -13,6 +13,7 @@ pub mod flight;
 pub mod identity;
 pub mod introspection;
 pub mod jwt;
+pub mod keycloak;
 pub mod keys;
 pub mod limiter;
 mod mapping;
@@ -22,4 +23,6 @@ pub mod pins;
 pub mod provider;
 mod refusals;
 pub mod rules;
+#[cfg(feature = "spiffe")]
+pub mod spiffe;
 mod token_cache;

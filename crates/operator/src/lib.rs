@@ -14,6 +14,8 @@ pub mod plan;
 pub mod queue;
 pub mod run;
 pub mod settings;
+pub mod sidecars;
 pub mod status;
+pub mod webhook;
 
 pub use self::run::{Observer, Parts, RunError, run};

@@ -51,6 +51,12 @@ pub struct OperatorMetrics {
     anonymous: Family<KindOnly, Gauge>,
     objects: Family<KindOnly, Gauge>,
     events: Family<EventResult, Counter>,
+    registrations: Family<Outcome, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -72,6 +78,7 @@ impl OperatorMetrics {
             anonymous: Family::default(),
             objects: Family::default(),
             events: Family::default(),
+            registrations: Family::default(),
         };
         registry.register(
             "skep_operator_reconcile_duration_seconds",
@@ -119,6 +126,11 @@ impl OperatorMetrics {
             "Events that were published, folded into an earlier one, dropped or refused by the API server",
             metrics.events.clone(),
         );
+        registry.register(
+            "skep_operator_client_registrations",
+            "What became of clients of MCP servers at Keycloak: created, changed, unchanged, deleted, left behind, or why it failed",
+            metrics.registrations.clone(),
+        );
         // What never happened is 0, not absent: an alert on a rate needs a first value.
         for kind in [Kind::MCPServer, Kind::MCPRemoteProxy] {
             metrics.anonymous(kind, 0);
@@ -165,6 +177,11 @@ impl OperatorMetrics {
     /// How many objects of this kind there are.
     pub fn custom_resources(&self, kind: Kind, count: usize) {
         self.objects.get_or_create(&KindOnly { kind: kind.as_str() }).set(number(count));
+    }
+
+    /// What became of a server's client at Keycloak; one of a fixed set of words.
+    pub(crate) fn registration(&self, outcome: &'static str) {
+        self.registrations.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// What became of an event.

@@ -60,6 +60,10 @@ const OWN: [Row; 4] = [
     (GROUP, "virtualmcpservers", "list"),
 ];
 
+/// What `controllers::registration` does: it writes the Secrets with the clients' credentials, and removes those
+/// that are no longer wanted. Only where the operator registers clients.
+const REGISTRATION: [Row; 1] = [("", "secrets", "create delete patch")];
+
 /// Rights that only have to be held to be granted: to proxies, on their own backend (`plan::objects::rbac`).
 const GRANTED: [Row; 2] = [("", "pods", "get"), ("", "pods/attach", "create get")];
 
@@ -105,6 +109,48 @@ pub fn rights(scope: Scope) -> BTreeSet<Right> {
     rights
 }
 
+/// The rights that registering clients takes besides [`rights`]. `create` can't be limited to names, and the
+/// names follow from those of MCPServers.
+pub fn registration_rights() -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for (group, resources, verbs) in REGISTRATION {
+        add(&mut rights, group, resources, verbs);
+    }
+    rights
+}
+
+/// The rules of the ClusterRole or Role that registering clients takes besides [`rules`].
+pub fn registration_rules() -> Vec<Value> {
+    grouped(registration_rights())
+}
+
+/// What the webhook does: it watches and asks for what objects refer to, and asks what a user may do.
+const WEBHOOK: [Row; 3] = [
+    // Their metadata, and of those that are referred to the keys of a Secret and the text of a ConfigMap.
+    ("", "configmaps secrets", "get list watch"),
+    // Labels and annotations; a new one is asked for before the watch has told of it.
+    ("", "namespaces", "get list watch"),
+    ("authorization.k8s.io", "subjectaccessreviews", "create"),
+];
+
+/// All rights of the webhook in the whole cluster; for a certificate of its own see
+/// [`webhook_configuration_rules`], for metrics [`metrics_guard_rules`].
+pub fn webhook_rights() -> BTreeSet<Right> {
+    let mut rights = BTreeSet::new();
+    for (group, resources, verbs) in WEBHOOK {
+        add(&mut rights, group, resources, verbs);
+    }
+    for kind in Kind::ALL {
+        add(&mut rights, GROUP, kind.plural(), "get list watch");
+    }
+    rights
+}
+
+/// The rules of the webhook's ClusterRole.
+pub fn webhook_rules() -> Vec<Value> {
+    grouped(webhook_rights())
+}
+
 /// Rights in the operator's own namespace, for the election. They are for one Lease, but `create` can't be
 /// limited to a name.
 pub fn election_rules() -> Vec<Value> {
@@ -118,10 +164,58 @@ pub fn election_rules() -> Vec<Value> {
     vec![rule(&["create"], false), rule(&["get", "update"], true)]
 }
 
+/// Rights in the webhook's own namespace with `--self-signed`: one Secret, and the Lease of the same name that
+/// decides who writes it. `create` can't be limited to a name.
+pub fn webhook_own_rules(secret: &str, lease: &str) -> Vec<Value> {
+    let rule = |group: &str, resource: &str, verbs: &[&str], name: Option<&str>| {
+        let mut rule = json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+        if let (Some(name), Some(rule)) = (name, rule.as_object_mut()) {
+            rule.insert("resourceNames".to_owned(), json!([name]));
+        }
+        rule
+    };
+    vec![
+        rule("", "secrets", &["create"], None),
+        rule("", "secrets", &["get", "list", "patch", "watch"], Some(secret)),
+        rule("coordination.k8s.io", "leases", &["create"], None),
+        rule("coordination.k8s.io", "leases", &["get", "update"], Some(lease)),
+    ]
+}
+
+/// Rights for the whole cluster that `--self-signed` needs besides: `caBundle` of the two configurations that
+/// are named.
+pub fn webhook_configuration_rules(mutating: &str, validating: &str) -> Vec<Value> {
+    let kinds =
+        [("mutatingwebhookconfigurations", mutating), ("validatingwebhookconfigurations", validating)];
+    kinds
+        .into_iter()
+        .map(|(resource, name)| {
+            json!({
+                "apiGroups": ["admissionregistration.k8s.io"],
+                "resources": [resource],
+                "resourceNames": [name],
+                "verbs": ["get", "list", "patch", "watch"],
+            })
+        })
+        .collect()
+}
+
+/// Rights for the whole cluster that `--metrics-secure` needs: who sends a token, and what he may do.
+pub fn metrics_guard_rules() -> Vec<Value> {
+    vec![
+        json!({"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}),
+        json!({"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}),
+    ]
+}
+
 /// The rules of the ClusterRole or Role: rights of one group with the same verbs in one rule.
 pub fn rules(scope: Scope) -> Vec<Value> {
+    grouped(rights(scope))
+}
+
+fn grouped(rights: BTreeSet<Right>) -> Vec<Value> {
     let mut verbs: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for right in rights(scope) {
+    for right in rights {
         verbs.entry((right.group, right.resource)).or_default().insert(right.verb);
     }
     let mut grouped: BTreeMap<(String, BTreeSet<String>), BTreeSet<String>> = BTreeMap::new();
@@ -185,6 +279,16 @@ mod tests {
         for scope in [Scope::Cluster, Scope::Namespaces] {
             let of_rules: BTreeSet<Right> = rules(scope).iter().flat_map(granted).collect();
             assert_eq!(of_rules, rights(scope));
+        }
+    }
+
+    #[test]
+    fn the_webhook_only_reads_and_asks() {
+        let of_rules: BTreeSet<Right> = webhook_rules().iter().flat_map(granted).collect();
+        assert_eq!(of_rules, webhook_rights());
+        for right in webhook_rights() {
+            let asks = right.resource == "subjectaccessreviews" && right.verb == "create";
+            assert!(asks || ["get", "list", "watch"].contains(&right.verb.as_str()), "{right:?}");
         }
     }
 

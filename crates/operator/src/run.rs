@@ -16,6 +16,7 @@ use crate::apply::Applier;
 use crate::cluster::feed::{Feeds, Sink, chain};
 use crate::cluster::progress::Progress;
 use crate::cluster::{Answer, Capabilities, Cluster, Resource, Watcher};
+use crate::controllers::registration::{Registrar, Registrations};
 use crate::controllers::reports::{Asking, Reports};
 use crate::controllers::{Anonymous, Context, Dropped, ErrorKind, Next, reconcile};
 use crate::events::Events;
@@ -31,6 +32,8 @@ const DISCOVERY_INTERVAL: Duration = Duration::from_secs(60);
 const DOUBT_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause before everything starts anew after a fault of ours.
 const AFTER_FAULT: Duration = Duration::from_secs(2);
+/// Clients that are registered at the same time.
+const REGISTRARS: usize = 4;
 /// How long reconciles that run may take to end when the operator stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -78,7 +81,7 @@ pub enum RunError {
 /// When it can't even start. Everything else is tried again.
 pub async fn run(parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     let reporter = Reporter::new(parts.reporter.clone())?;
-    while let Some(capabilities) = stop.run_until_cancelled(discover(&parts)).await {
+    while let Some(capabilities) = stop.run_until_cancelled(discover(&parts.client, &parts.readiness)).await {
         for kind in capabilities.missing() {
             tracing::warn!(%kind, "the CRD is not installed; objects of this kind are not looked at");
         }
@@ -141,7 +144,7 @@ async fn live(
 }
 
 /// Waits until the API server has other things than `known`.
-async fn changed(client: &Client, known: Capabilities) {
+pub(crate) async fn changed(client: &Client, known: Capabilities) {
     let mut watcher = Watcher::new(known);
     let mut wait = DISCOVERY_INTERVAL;
     loop {
@@ -169,15 +172,15 @@ async fn lost(mut leading: watch::Receiver<bool>) {
 }
 
 /// What the API server has; asked until there is an answer.
-async fn discover(parts: &Parts) -> Capabilities {
+pub(crate) async fn discover(client: &Client, readiness: &Readiness) -> Capabilities {
     let mut wait = Duration::from_secs(1);
     loop {
-        parts.readiness.not_ready("discovery", "the API server has not been asked yet");
-        match Capabilities::discover(&parts.client).await {
+        readiness.not_ready("discovery", "the API server has not been asked yet");
+        match Capabilities::discover(client).await {
             Ok(found) => return found,
             Err(error) => {
                 let error = chain(&error);
-                parts.readiness.not_ready("discovery", error.as_str());
+                readiness.not_ready("discovery", error.as_str());
                 tracing::warn!(error, "the API server can't be asked what it has; trying again");
             }
         }
@@ -251,6 +254,7 @@ async fn serve(
         reports: Arc::clone(&reports),
         anonymous: Anonymous::default(),
         dropped: Dropped::default(),
+        registrations: Arc::new(Registrations::new(settings.registration.clone(), Arc::clone(&parts.rng))),
     });
     tracing::info!(objects = cluster.keys().len(), "this operator leads");
     let mut tasks = JoinSet::new();
@@ -262,6 +266,14 @@ async fn serve(
             observer: parts.observer.clone(),
         };
         tasks.spawn(worker.run(stop.clone()));
+    }
+    // Beside the workers, so that no reconcile waits for Keycloak.
+    if let Some(registrar) =
+        Registrar::new(Arc::clone(&context), Arc::clone(&queue), Arc::clone(&parts.rng)).map(Arc::new)
+    {
+        for _ in 0..REGISTRARS {
+            tasks.spawn(Arc::clone(&registrar).run(stop.clone()));
+        }
     }
     if settings.ask_proxies {
         let asking = Asking {

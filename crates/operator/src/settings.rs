@@ -1,5 +1,11 @@
 //! Settings of the operator process.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
+use skep_api::address::Egress;
+use skep_auth::keycloak::{KeycloakError, KeycloakSettings};
+
 use crate::plan;
 
 /// Field manager of everything the operator applies, backends aside.
@@ -21,6 +27,8 @@ pub struct OperatorSettings {
     pub migrate: bool,
     /// Ask proxies for their report. Off only where pods can't be reached.
     pub ask_proxies: bool,
+    /// Register clients of servers whose sidecars leave that to the operator; none: they say that nobody does.
+    pub registration: Option<RegistrationSettings>,
 }
 
 impl Default for OperatorSettings {
@@ -31,6 +39,76 @@ impl Default for OperatorSettings {
             workers: 8,
             migrate: true,
             ask_proxies: true,
+            registration: None,
         }
     }
+}
+
+/// Registration of MCP servers' clients at Keycloak, from this process.
+#[derive(Debug, Clone)]
+pub struct RegistrationSettings {
+    /// What stands before `/realms`, such as `https://keycloak.example.com`.
+    pub url: String,
+    /// The realm that clients are registered in.
+    pub realm: String,
+    /// Folder with the login: files `client-id` and `client-secret`, or `username` and `password`. It is read
+    /// again each time.
+    pub credentials: PathBuf,
+    /// Trust domain of the SPIFFE IDs that MCP servers get.
+    pub trust_domain: String,
+    /// File with CA certificates (PEM) besides the machine's own.
+    pub ca: Option<PathBuf>,
+    /// What may be called.
+    pub egress: Egress,
+    /// Give each client a scope that puts it into the audience of the realm's tokens, as its sidecar does.
+    pub audience_scope: bool,
+    /// How often a client that is registered is looked at again.
+    pub interval: Duration,
+    /// How long a server that is deleted waits for a Keycloak that does not answer.
+    pub patience: Duration,
+}
+
+impl RegistrationSettings {
+    /// Settings with the defaults for all else.
+    pub fn new(url: &str, realm: &str, credentials: PathBuf, trust_domain: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            realm: realm.to_owned(),
+            credentials,
+            trust_domain: trust_domain.to_owned(),
+            ca: None,
+            egress: Egress::default(),
+            audience_scope: true,
+            interval: Duration::from_secs(300),
+            patience: Duration::from_secs(600),
+        }
+    }
+
+    /// Judges what can be judged before anything is called.
+    ///
+    /// # Errors
+    /// When URL, realm or trust domain can't be one.
+    pub fn check(&self) -> Result<(), RegistrationSettingsError> {
+        KeycloakSettings::new(&self.url, &self.realm)?;
+        // SPIFFE-ID §2.1.
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-_".contains(c);
+        let text = &self.trust_domain;
+        if text.is_empty() || text.len() > 255 || !text.chars().all(fits) {
+            return Err(RegistrationSettingsError::TrustDomain { text: text.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// Why settings of the registration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistrationSettingsError {
+    /// Keycloak's URL or realm.
+    #[error(transparent)]
+    Keycloak(#[from] KeycloakError),
+    /// The trust domain.
+    #[error(
+        "{text:?} is no trust domain: it has lower-case letters, digits, dots, dashes and underscores, such as example.org"
+    )]
+    TrustDomain { text: String },
 }

@@ -1,6 +1,7 @@
 //! The HTTP/1.1 server under every listener: limits, timeouts, keep-alive and drain.
 
 mod connection;
+mod tls;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
+pub use self::tls::{Tls, serve_tls};
 use crate::drain::{DrainWatch, Phase};
 
 /// Error type of response bodies.
@@ -156,6 +158,21 @@ pub async fn serve<H: Handler>(
     drain: DrainWatch,
     load: Load,
 ) {
+    let watch = drain.clone();
+    let run = move |stream, ends| connection::run(stream, ends, Arc::clone(&handler), limits, watch.clone());
+    accept_all(listener, limits, drain, load, run).await;
+}
+
+/// Runs `run` for each connection until the service drains, then waits for all of them.
+async fn accept_all<R>(
+    listener: TcpListener,
+    limits: HttpLimits,
+    drain: DrainWatch,
+    load: Load,
+    run: impl Fn(TcpStream, Ends) -> R,
+) where
+    R: Future<Output = ()> + Send + 'static,
+{
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut draining = drain.clone();
     loop {
@@ -167,11 +184,12 @@ pub async fn serve<H: Handler>(
             accepted = accept(&listener) => accepted,
             () = draining.reached(Phase::Draining) => break,
         };
+        // One that is gone already.
+        let Ok(local) = stream.local_addr() else { continue };
         let guard = load.enter();
-        let handler = Arc::clone(&handler);
-        let drain = drain.clone();
+        let connection = run(stream, Ends { peer, local });
         tokio::spawn(async move {
-            connection::run(stream, peer, handler, limits, drain).await;
+            connection.await;
             drop(guard);
             drop(permit);
         });

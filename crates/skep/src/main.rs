@@ -30,6 +30,8 @@ enum Command {
     Schema(cmd::schema::Args),
     Proxy(cmd::proxy::Args),
     Operator(Box<cmd::operator::Args>),
+    Webhook(Box<cmd::webhook::Args>),
+    Sidecar(cmd::sidecar::Args),
     Doctor(cmd::doctor::Args),
 }
 
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         Command::Schema(args) => cmd::schema::run(args),
         Command::Proxy(args) => cmd::proxy::run(args),
         Command::Operator(args) => cmd::operator::run(*args),
+        Command::Webhook(args) => cmd::webhook::run(*args),
+        Command::Sidecar(args) => cmd::sidecar::run(args),
         Command::Doctor(args) => cmd::doctor::run(args),
     };
     result.unwrap_or_else(|error| {
@@ -63,7 +67,25 @@ fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
     if runner {
         arguments.insert(1, "proxy".into());
     }
+    let helper = arguments
+        .iter()
+        .skip(1)
+        .map(|word| word.to_str())
+        .take(2)
+        .eq([Some("sidecar"), Some("spiffe-helper")]);
+    if helper {
+        arguments.iter_mut().skip(3).for_each(with_two_dashes);
+    }
     arguments
+}
+
+/// The published helper's flags have one dash or two, as Go's flags do.
+fn with_two_dashes(word: &mut OsString) {
+    const FLAGS: [&str; 4] = ["config", "daemon-mode", "help", "version"];
+    let Some(flag) = word.to_str().and_then(|word| word.strip_prefix('-')) else { return };
+    if FLAGS.contains(&flag.split('=').next().unwrap_or_default()) {
+        *word = format!("--{flag}").into();
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +98,23 @@ mod tests {
         let read = |line: &str| arguments(given(line).into_iter());
         assert_eq!(read("/thv-proxyrunner run image"), given("/thv-proxyrunner proxy run image"));
         assert_eq!(read("skep proxy run"), given("skep proxy run"));
+    }
+
+    #[test]
+    fn the_helpers_flags_may_have_one_dash() {
+        let given = |line: &str| -> Vec<OsString> { line.split(' ').map(OsString::from).collect() };
+        for (line, expected) in [
+            ("skep sidecar spiffe-helper -config=/a run", "skep sidecar spiffe-helper --config=/a run"),
+            ("skep sidecar spiffe-helper -config /a", "skep sidecar spiffe-helper --config /a"),
+            (
+                "skep sidecar spiffe-helper -daemon-mode=false",
+                "skep sidecar spiffe-helper --daemon-mode=false",
+            ),
+            ("skep sidecar spiffe-helper --config /a -h", "skep sidecar spiffe-helper --config /a -h"),
+            ("skep check -config", "skep check -config"),
+        ] {
+            assert_eq!(arguments(given(line).into_iter()), given(expected), "{line}");
+        }
     }
 
     #[test]

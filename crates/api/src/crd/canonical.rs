@@ -4,7 +4,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// SHA-256 in hexadecimal over the value with the keys of every object in order.
-pub(super) fn digest(value: &Value) -> String {
+pub fn digest(value: &Value) -> String {
     use std::fmt::Write as _;
     let mut hash = Sha256::new();
     feed(value, &mut hash);

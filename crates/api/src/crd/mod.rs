@@ -4,7 +4,7 @@
 pub mod auth_storage;
 pub mod authz;
 pub mod bounds;
-mod canonical;
+pub mod canonical;
 pub mod defaults;
 pub mod definition;
 pub mod embedded_auth;

@@ -16,6 +16,8 @@ mod impostors;
 #[cfg(test)]
 mod introspection;
 #[cfg(test)]
+mod keycloak;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod shapes;

@@ -2,7 +2,7 @@
 
 pub mod differs;
 pub mod managed_fields;
-mod quantity;
+pub(crate) mod quantity;
 pub mod rebuild;
 pub mod takeover;
 

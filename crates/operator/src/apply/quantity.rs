@@ -7,7 +7,8 @@ pub(super) fn same_quantity(one: &Value, other: &Value) -> bool {
     one == other || matches!((amount(one), amount(other)), (Some(one), Some(other)) if one == other)
 }
 
-fn amount(value: &Value) -> Option<i128> {
+/// The amount that a quantity stands for, in billionths; none for what is no quantity.
+pub(crate) fn amount(value: &Value) -> Option<i128> {
     match value {
         Value::String(text) => parse(text),
         Value::Number(number) => parse(&number.to_string()),

@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub virtual_servers: Option<String>,
     /// An apply leaves the objects behind whose fields it takes away (before Kubernetes 1.22).
     pub leaves_objects_behind: bool,
+    /// Init containers with `restartPolicy: Always` run beside the others (Kubernetes 1.29 and newer).
+    pub native_sidecars: bool,
 }
 
 impl Capabilities {
@@ -33,6 +35,7 @@ impl Capabilities {
         let version = client.apiserver_version().await?;
         let mut found = Self {
             leaves_objects_behind: leaves_objects_behind(&version.major, &version.minor),
+            native_sidecars: has_native_sidecars(&version.major, &version.minor),
             ..Self::default()
         };
         let groups = client.list_api_groups().await?;
@@ -111,6 +114,13 @@ impl Capabilities {
     }
 }
 
+/// True for a server that runs sidecars among init containers without anybody having to turn that on.
+fn has_native_sidecars(major: &str, minor: &str) -> bool {
+    // Some clouds write `29+`.
+    let digits: String = minor.chars().take_while(char::is_ascii_digit).collect();
+    major == "1" && digits.parse::<u32>().is_ok_and(|minor| minor >= 29)
+}
+
 /// Decides when an API server has changed. What came counts at once; that something went only counts when it is
 /// said twice in a row, for an API server that starts or loses a part of itself has less for a moment.
 #[derive(Debug)]
@@ -185,6 +195,15 @@ mod tests {
     fn with(kinds: &[Kind], service_monitors: bool) -> Capabilities {
         let kinds = kinds.iter().map(|kind| (*kind, "v1beta1".to_owned())).collect();
         Capabilities { kinds, service_monitors, ..Capabilities::default() }
+    }
+
+    #[test]
+    fn sidecars_of_kubernetes_itself_are_there_from_1_29_on() {
+        for (major, minor, there) in
+            [("1", "28", false), ("1", "29", true), ("1", "30+", true), ("1", "", false), ("0", "29", false)]
+        {
+            assert_eq!(has_native_sidecars(major, minor), there, "{major}.{minor}");
+        }
     }
 
     #[test]

@@ -36,16 +36,28 @@ pub struct Feeds {
 impl Feeds {
     /// Starts every watch. `progress` learns which of them has not listed yet, or fails.
     pub fn start(client: &Client, cluster: &Arc<Cluster>, sink: &Sink, progress: Arc<Progress>) -> Self {
+        Self::start_some(client, cluster, sink, progress, &Resource::all().collect::<Vec<_>>())
+    }
+
+    /// Starts the watches of some resources. The caches of all others stay empty.
+    pub fn start_some(
+        client: &Client,
+        cluster: &Arc<Cluster>,
+        sink: &Sink,
+        progress: Arc<Progress>,
+        resources: &[Resource],
+    ) -> Self {
         let mut tasks = JoinSet::new();
         let stop = CancellationToken::new();
         let mut watches = Vec::new();
         if cluster.namespaces.is_empty() {
-            watches.extend(Resource::all().map(|resource| (resource, None)));
+            watches.extend(resources.iter().map(|resource| (*resource, None)));
         }
         for namespace in &cluster.namespaces {
             let there = watch::Sender::new(false);
-            watches
-                .extend(Resource::all().map(|resource| (resource, Some((namespace.clone(), there.clone())))));
+            watches.extend(
+                resources.iter().map(|resource| (*resource, Some((namespace.clone(), there.clone())))),
+            );
         }
         // All are expected before the first can be done.
         let watches: Vec<_> = watches
@@ -159,7 +171,7 @@ fn events(client: &Client, resource: Resource, api: &ApiResource, namespace: Opt
     if resource.metadata_only() {
         let objects: Api<PartialObjectMeta<DynamicObject>> = scoped(client, api, namespace);
         watcher::watcher(objects, config)
-            .map_ok(|event| convert(event, metadata_value))
+            .map_ok(move |event| convert(event, |object| metadata_value(resource, object)))
             .default_backoff()
             .boxed()
     } else {
@@ -223,7 +235,11 @@ async fn ask_for_namespace(
         let mut wait = NAMESPACE_INTERVAL;
         match api.get_metadata_opt(&name).await {
             Ok(Some(found)) => {
-                pass_on(&sink, Resource::Namespace, feed.take(Event::Apply(metadata_value(found))));
+                pass_on(
+                    &sink,
+                    Resource::Namespace,
+                    feed.take(Event::Apply(metadata_value(Resource::Namespace, found))),
+                );
                 listed.progress.asked(&name, None);
                 listed.yes();
                 there.send_replace(true);
@@ -269,12 +285,16 @@ fn convert<K>(event: Event<K>, with: impl Fn(K) -> Value) -> Event<Value> {
     }
 }
 
-pub(super) fn metadata_value<K>(mut object: PartialObjectMeta<K>) -> Value
+/// What is kept of an object that is watched by its metadata. Annotations are looked at on namespaces only, and
+/// may be large elsewhere.
+pub(super) fn metadata_value<K>(resource: Resource, mut object: PartialObjectMeta<K>) -> Value
 where
     PartialObjectMeta<K>: kube::ResourceExt,
 {
     object.metadata.managed_fields = None;
-    object.metadata.annotations = None;
+    if resource != Resource::Namespace {
+        object.metadata.annotations = None;
+    }
     serde_json::json!({"metadata": object.metadata})
 }
 

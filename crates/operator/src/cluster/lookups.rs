@@ -10,8 +10,10 @@ use kube::Client;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
+use skep_api::secret::Secret;
 
 use super::store::{Name, Store};
+use crate::sidecars::names::{ENVIRONMENTS, KEYCLOAK_ADMIN_PASSWORD};
 
 /// The keys of one version of a Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,9 +83,8 @@ impl Lookups {
         if let Some(known) = lock(&self.keys).get(&at).filter(|known| known.version == version) {
             return Ok(Some(Arc::clone(known)));
         }
-        let Some(body) = self.get::<SecretBody>("secrets", namespace, name).await? else { return Ok(None) };
-        let keys = body.data.unwrap_or_default().into_keys().collect();
-        let found = Arc::new(SecretKeys { version: body.metadata.version, keys });
+        let Some(found) = self.ask_secret(namespace, name).await? else { return Ok(None) };
+        let found = Arc::new(found);
         lock(&self.keys).insert(at, Arc::clone(&found));
         Ok(Some(found))
     }
@@ -105,16 +106,45 @@ impl Lookups {
         if let Some(known) = lock(&self.texts).get(&at).filter(|known| known.version == version) {
             return Ok(Some(Arc::clone(known)));
         }
-        let Some(body) = self.get::<ConfigMapBody>("configmaps", namespace, name).await? else {
-            return Ok(None);
-        };
-        let mut data = body.data.unwrap_or_default();
-        for key in body.binary.unwrap_or_default().into_keys() {
-            data.entry(key).or_default();
-        }
-        let found = Arc::new(ConfigMapText { version: body.metadata.version, data });
+        let Some(found) = self.ask_config_map(namespace, name).await? else { return Ok(None) };
+        let found = Arc::new(found);
         lock(&self.texts).insert(at, Arc::clone(&found));
         Ok(Some(found))
+    }
+
+    /// The keys of a Secret as the API server has it now, whatever the watch has told so far.
+    ///
+    /// # Errors
+    /// When the API server can't be asked.
+    pub async fn ask_secret(&self, namespace: &str, name: &str) -> Result<Option<SecretKeys>, kube::Error> {
+        let body = self.get::<SecretBody>("secrets", namespace, name).await?;
+        Ok(body.map(|body| SecretKeys {
+            version: body.metadata.version,
+            keys: body.data.unwrap_or_default().into_keys().collect(),
+        }))
+    }
+
+    /// The same for a ConfigMap.
+    ///
+    /// # Errors
+    /// When the API server can't be asked.
+    pub async fn ask_config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<ConfigMapText>, kube::Error> {
+        let mut found =
+            self.get::<ConfigMapBody>("configmaps", namespace, name).await?.map(ConfigMapText::from);
+        // The one ConfigMap that may hold a password, as of old: that it does is all there is to know.
+        if name == ENVIRONMENTS
+            && let Some(found) = &mut found
+            && let Some(password) = found.data.get_mut(KEYCLOAK_ADMIN_PASSWORD)
+            && !password.is_empty()
+        {
+            // Zeroized when it is dropped.
+            drop(Secret::new(std::mem::replace(password, "(not kept)".to_owned())));
+        }
+        Ok(found)
     }
 
     /// Drops what nobody refers to any more.
@@ -137,6 +167,16 @@ impl Lookups {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+impl From<ConfigMapBody> for ConfigMapText {
+    fn from(body: ConfigMapBody) -> Self {
+        let mut data = body.data.unwrap_or_default();
+        for key in body.binary.unwrap_or_default().into_keys() {
+            data.entry(key).or_default();
+        }
+        Self { version: body.metadata.version, data }
     }
 }
 

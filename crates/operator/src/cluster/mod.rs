@@ -1,6 +1,7 @@
 //! What the operator knows of the cluster: cached objects, who refers to what, and the worlds that objects
 //! are planned in.
 
+mod asked;
 mod capabilities;
 pub mod feed;
 mod index;
@@ -20,7 +21,7 @@ use skep_api::crd::Kind;
 
 pub use self::capabilities::{Answer, Capabilities, Watcher};
 pub use self::index::{Index, Referred};
-pub use self::lookups::{Lookups, SecretKeys};
+pub use self::lookups::{ConfigMapText, Lookups, SecretKeys};
 pub use self::resource::Resource;
 use self::store::Store;
 use crate::plan::Settings;

@@ -7,7 +7,7 @@ use skep_api::crd::{GROUP, Kind, Object};
 
 use super::store::Change;
 use super::{Cluster, Referred, Resource, controller};
-use crate::plan::{self, Target, WorkloadName};
+use crate::plan::{self, Reference, Target, WorkloadName};
 use crate::queue::Key;
 
 impl Cluster {
@@ -31,10 +31,13 @@ impl Cluster {
             return BTreeSet::new();
         };
         let mut found = BTreeSet::new();
-        let says_else = change.differs_at("/spec");
+        // The second says which sidecars an MCPServer has, the third whether its pods get some.
+        let says_else = change.differs_at("/spec")
+            || change.differs_at("/metadata/annotations/skep.dev~1injection")
+            || change.differs_at("/metadata/annotations/kagenti.dev~1inject");
         if says_else {
             let object = change.after.as_deref().and_then(|object| Object::parse(object).ok());
-            let references = object.as_ref().map(plan::references).unwrap_or_default();
+            let references = object.as_ref().map(|object| self.references(object)).unwrap_or_default();
             // Configs list who refers to them, and groups their members.
             let changed = self.with_index(|index| index.set(&key, references));
             found.extend(changed.iter().filter_map(Referred::key));
@@ -49,6 +52,13 @@ impl Cluster {
             found.extend(self.colliding(&key));
         }
         found.insert(key);
+        found
+    }
+
+    /// Everything that an object refers to directly, also through sidecars that come with its pods.
+    pub(super) fn references(&self, object: &Object) -> BTreeSet<Reference> {
+        let mut found = plan::references(object);
+        found.extend(plan::pod_sidecar_references(object, &self.settings));
         found
     }
 
@@ -80,7 +90,8 @@ impl Cluster {
 
     fn of_namespace(&self, change: &Change) -> BTreeSet<Key> {
         let Some(object) = change.latest() else { return BTreeSet::new() };
-        if !change.differs_at("/metadata/labels") {
+        let switched = "/metadata/annotations/kagenti.dev~1inject";
+        if !change.differs_at("/metadata/labels") && !change.differs_at(switched) {
             return BTreeSet::new();
         }
         let namespace = text(object, "/metadata/name");

@@ -11,6 +11,8 @@ use super::{Cluster, Resource};
 use crate::plan::{self, Reference, Target, WorkloadName, World};
 use crate::queue::Key;
 
+type Texts = BTreeMap<String, String>;
+
 impl Cluster {
     /// Everything that an object refers to, directly and through its configs, as it is now.
     ///
@@ -19,13 +21,15 @@ impl Cluster {
     /// asked; also when it says that there is no such namespace.
     pub async fn world(&self, object: &Object) -> Result<World, kube::Error> {
         let namespace = object.metadata.namespace.as_str();
+        let (namespace_labels, namespace_annotations) = self.namespace_says(namespace).await?;
         let mut world = World {
             settings: self.settings.clone(),
-            namespace_labels: self.namespace_labels(namespace).await?,
+            namespace_labels,
+            namespace_annotations,
             workloads: self.neighbours(object),
             ..World::default()
         };
-        let mut own = plan::references(object);
+        let mut own = self.references(object);
         let mut open: Vec<Reference> = own.iter().cloned().collect();
         let mut extra = BTreeSet::new();
         loop {
@@ -89,8 +93,9 @@ impl Cluster {
         });
     }
 
-    /// Labels of a namespace. One that is not known is no namespace without labels: they may demand something.
-    async fn namespace_labels(&self, namespace: &str) -> Result<BTreeMap<String, String>, kube::Error> {
+    /// Labels and annotations of a namespace. One that is not known is no namespace without labels: they may
+    /// demand something.
+    async fn namespace_says(&self, namespace: &str) -> Result<(Texts, Texts), kube::Error> {
         let store = self.store(Resource::Namespace);
         let found = match store.get("", namespace) {
             Some(found) => found,
@@ -102,18 +107,24 @@ impl Cluster {
             }
             None => {
                 let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(self.client.clone());
-                let found = super::feed::metadata_value(api.get_metadata(namespace).await?);
+                let found =
+                    super::feed::metadata_value(Resource::Namespace, api.get_metadata(namespace).await?);
                 store.created(found.clone());
                 Arc::new(found)
             }
         };
-        let labels = found.pointer("/metadata/labels");
-        Ok(labels.and_then(|labels| serde_json::from_value(labels.clone()).ok()).unwrap_or_default())
+        let texts = |pointer: &str| -> Texts {
+            found
+                .pointer(pointer)
+                .and_then(|map| serde_json::from_value(map.clone()).ok())
+                .unwrap_or_default()
+        };
+        Ok((texts("/metadata/labels"), texts("/metadata/annotations")))
     }
 
     /// Workloads whose made names could be this object's, the oldest first. Names that are made contain the
     /// name they are made from, so only those can meet whose names contain one another.
-    fn neighbours(&self, object: &Object) -> Vec<WorkloadName> {
+    pub(crate) fn neighbours(&self, object: &Object) -> Vec<WorkloadName> {
         let name = object.metadata.name.as_str();
         if !object.kind.is_workload() {
             return Vec::new();

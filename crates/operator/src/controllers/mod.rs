@@ -6,8 +6,10 @@ mod deletion;
 mod dropped;
 mod entry;
 mod group;
+pub mod registration;
 pub mod reports;
 mod restart;
+mod sidecars;
 mod status_write;
 mod suspend;
 mod workload;
@@ -21,6 +23,7 @@ use skep_runtime::clock::SharedClock;
 
 pub use self::anonymous::Anonymous;
 pub use self::dropped::Dropped;
+use self::registration::Registrations;
 use self::reports::Reports;
 use crate::apply::{Applier, ApplyError};
 use crate::client::refused_by_gate;
@@ -45,6 +48,7 @@ pub struct Context {
     pub reports: Arc<Reports>,
     pub anonymous: Anonymous,
     pub dropped: Dropped,
+    pub registrations: Arc<Registrations>,
 }
 
 /// When an object is looked at again although nothing has changed.
@@ -91,6 +95,21 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// What kind of failure a call to the API server is.
+    pub(crate) fn of(source: &kube::Error) -> Self {
+        match source {
+            kube::Error::Api(status) => match status.code {
+                409 => Self::Conflict,
+                403 => Self::Forbidden,
+                400 | 422 => Self::Invalid,
+                404 => Self::NotFound,
+                _ => Self::Refused,
+            },
+            other if refused_by_gate(other).is_some() => Self::NotLeader,
+            _ => Self::Unreachable,
+        }
+    }
+
     /// For metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -116,17 +135,7 @@ impl ReconcileError {
             Self::Api { source, .. } | Self::Apply(ApplyError::Api { source, .. }) => source,
             Self::Apply(ApplyError::Kind(_)) => return ErrorKind::Invalid,
         };
-        match source {
-            kube::Error::Api(status) => match status.code {
-                409 => ErrorKind::Conflict,
-                403 => ErrorKind::Forbidden,
-                400 | 422 => ErrorKind::Invalid,
-                404 => ErrorKind::NotFound,
-                _ => ErrorKind::Refused,
-            },
-            other if refused_by_gate(other).is_some() => ErrorKind::NotLeader,
-            _ => ErrorKind::Unreachable,
-        }
+        ErrorKind::of(source)
     }
 
     /// True when nothing can be made because the namespace is being deleted.
@@ -156,6 +165,7 @@ pub async fn reconcile(context: &Context, key: &Key) -> Result<Next, ReconcileEr
     let Some(value) = context.cluster.object(key) else {
         context.anonymous.forget(key, &context.metrics);
         context.dropped.forget(key);
+        registration::forget(context, key);
         return Ok(Next::Change);
     };
     let result = match key.kind {

@@ -6,9 +6,10 @@ use serde_json::Value;
 use skep_api::crd::{Kind, Object};
 
 use super::deletion::{finalizers, remove_finalizer};
+use super::sidecars::provide;
 use super::status_write::write;
 use super::suspend::suspend;
-use super::{Context, ErrorKind, Next, ReconcileError, restart};
+use super::{Context, ErrorKind, Next, ReconcileError, registration, restart};
 use crate::apply::{Applied, ApplyError, Owner};
 use crate::cluster::{Resource, controller};
 use crate::observe::{
@@ -32,8 +33,10 @@ pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Re
     if object.metadata.is_terminating() {
         return finish(context, key, value, &object, owner).await;
     }
-    let world =
+    let mut world =
         context.cluster.world(&object).await.map_err(ReconcileError::api("reading what it refers to"))?;
+    // That it could not be made stops nothing else.
+    let provided = provide(context, &object, &mut world).await;
     let planned = plan_object(&object, &world);
 
     // An object that can't be planned keeps what it had, unless calls must not go on.
@@ -53,14 +56,15 @@ pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Re
             (Applied::default(), failure(&error), Some(error))
         }
     };
-    let value = &restart::process(context, key, value, &planned).await?;
+    let value = restart::process(context, key, value, &planned).await?;
+    let (value, registration) = registration::note(context, key, value, &object, &world, &planned).await?;
 
-    let observed = observe(context, key, &uid, &applied, failure);
+    let observed = Observed { registration, ..observe(context, key, &uid, &applied, failure) };
     let present = value.get("status").cloned().unwrap_or_default();
     let wanted = status::workload(&object, &planned, &observed, &present, context.clock.now());
-    write(context, key, value, &wanted).await?;
+    write(context, key, &value, &wanted).await?;
     context.anonymous.note(key, &planned, &context.metrics);
-    match error {
+    match error.or(provided.err()) {
         Some(error) => Err(error),
         // What an object of the same name before this one had is about to go.
         None if !applied.waiting.is_empty() => Ok(Next::After(PREDECESSOR_GOES)),
@@ -71,7 +75,7 @@ pub(super) async fn reconcile(context: &Context, key: &Key, value: &Value) -> Re
 }
 
 /// Everything belongs to the object by owner references and goes with it, but for what ToolHive's proxies made
-/// without one. For those ToolHive's finalizer is on the object; we set none.
+/// without one, for which ToolHive's finalizer is on the object, and a client at Keycloak, for which ours is.
 async fn finish(
     context: &Context,
     key: &Key,
@@ -89,6 +93,7 @@ async fn finish(
         let wanted = status::workload(object, &planned, &observed, &present, context.clock.now());
         write(context, key, value, &wanted).await?;
     }
+    registration::finish(context, key, value).await?;
     if theirs {
         context.applier.delete_leftovers(owner).await?;
         // As it is after the status was written.
@@ -139,5 +144,6 @@ fn observe(
         reports: context.reports.of(proxies.iter().map(AsRef::as_ref)),
         conflicts: applied.conflicts.clone(),
         apply_error,
+        registration: None,
     }
 }

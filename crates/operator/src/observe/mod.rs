@@ -33,6 +33,22 @@ pub struct Observed {
     pub conflicts: Vec<String>,
     /// An object that the API server did not take.
     pub apply_error: Option<ApplyFailure>,
+    /// What became of the server's client at Keycloak; none when its registration is not the operator's.
+    pub registration: Option<ClientRegistration>,
+}
+
+/// What became of the registration of a server's client by the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientRegistration {
+    /// The operator was not told how to register clients.
+    NotConfigured,
+    /// It has not been tried since this process leads, or not with what is wanted now.
+    Pending,
+    /// The client is there, and the server's Secret has its credentials. `warnings` are sentences about what is
+    /// not as it should be without standing in the way.
+    Done { warnings: Vec<String> },
+    /// It could not be registered. `why` is the same each time, or the status never settles.
+    Failed { why: String },
 }
 
 /// An object that the API server did not take.

@@ -76,6 +76,7 @@ impl<'a> Findings<'a> {
         match self.world.settings.missing {
             Missing::Refuse => format!("{what} does not exist in this namespace."),
             Missing::Warn => format!("{what} is not in the given files."),
+            Missing::Later => format!("{what} does not exist in this namespace (yet)."),
         }
     }
 
@@ -104,7 +105,7 @@ impl<'a> Findings<'a> {
         let message = self.absence(what);
         match self.world.settings.missing {
             Missing::Refuse => self.error(path, reason, message),
-            Missing::Warn => self.warning(path, reason, message),
+            Missing::Warn | Missing::Later => self.warning(path, reason, message),
         }
     }
 

@@ -32,7 +32,9 @@ mod remote_url;
 mod restart;
 mod scope;
 mod secrets;
+mod secrets_named;
 mod server;
+mod sidecars;
 mod suspension;
 mod telemetry;
 mod template;
@@ -54,6 +56,11 @@ pub use self::generation::{settle_generation, settle_restart};
 pub use self::naming::collide;
 pub use self::references::{Reference, Target, mentions, references, references_in};
 pub use self::restart::{Restart, RestartStrategy};
+pub use self::secrets_named::secrets_named;
+pub use self::sidecars::{
+    Injected, PREREQUISITES_MET, PREREQUISITES_MISSING, PodSidecars, SIDECARS_READY, injected,
+    pod_sidecar_references, service_account,
+};
 pub use self::suspension::{is_open, suspended};
 pub use self::world::{DefaultRedis, Missing, Place, Settings, WorkloadName, World};
 

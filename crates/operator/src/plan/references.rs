@@ -16,7 +16,7 @@ use skep_api::crd::webhooks::WebhookConfigSpec;
 use skep_api::crd::{Kind, Object, Spec};
 use skep_api::names;
 
-use super::oidc_config_map;
+use super::{oidc_config_map, sidecars};
 
 /// One object that another refers to, in the same namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,9 +40,10 @@ pub enum Target {
 
 /// Everything that the planner may look at for this object, but not what the configs among it refer to in
 /// turn, nor what only the content of its ConfigMaps names ([`references_in`]). Names that no object can have
-/// are left out: nothing is found under them. An object that could not be read refers to nothing.
+/// are left out: nothing is found under them. The spec of an object that could not be read refers to nothing.
 pub fn references(object: &Object) -> BTreeSet<Reference> {
-    let mut found = Found::default();
+    // What is said beside the spec holds for an object that can't be read too.
+    let mut found = Found(sidecars::references(object));
     match &object.spec {
         Spec::Server(spec) => server(spec, &mut found),
         Spec::RemoteProxy(spec) => remote_proxy(spec, &mut found),

@@ -2,7 +2,7 @@
 
 use skep_api::crd::Kind;
 
-const SERVER: [&str; 15] = [
+const SERVER: [&str; 16] = [
     "AuthConfigured",
     "AuthServerRefValidated",
     "AuthzConfigRefValidated",
@@ -15,6 +15,7 @@ const SERVER: [&str; 15] = [
     "RateLimitConfigValid",
     "Ready",
     "SessionStorageWarning",
+    "SidecarsReady",
     "StdioReplicaCapped",
     "TelemetryConfigRefValidated",
     "WebhookConfigValidated",

@@ -15,7 +15,7 @@ use super::outgoing::{self, Callers, User};
 use super::workload::{self, Protection};
 use super::{
     Plan, Planned, Workload, World, access, authz, backing, membership, naming, objects, oidc, restart,
-    secrets, template, tools,
+    secrets, sidecars, template, tools,
 };
 
 /// Plans an MCP server and the proxy in front of it.
@@ -69,6 +69,7 @@ pub(super) fn plan(object: &Object, spec: &Server, world: &World, mut findings: 
     workload::allowed_hosts(&spec.allowed_hosts, &mut findings);
     workload::endpoint_prefix(&spec.endpoint_prefix, &mut findings);
     template::check(spec.pod_template.as_ref(), template::Pod::Backend, &mut findings);
+    sidecars::check(object, world, &mut findings);
 
     let protection = Protection {
         authentication,

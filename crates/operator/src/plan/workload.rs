@@ -192,7 +192,7 @@ pub(super) fn privileged(path: &str, does: &str, findings: &mut Findings<'_>) {
         format!("This {does}, which needs the label `{ALLOW_PRIVILEGED}: \"true\"` on the namespace.");
     match world.settings.missing {
         Missing::Warn => findings.warning(path, "PrivilegedTemplate", message),
-        Missing::Refuse => findings.error(path, "PrivilegedTemplate", message),
+        Missing::Refuse | Missing::Later => findings.error(path, "PrivilegedTemplate", message),
     }
 }
 

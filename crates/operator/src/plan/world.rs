@@ -5,6 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use skep_api::crd::{Kind, Object};
 use skep_api::names::REQUIRE_AUTH_LABEL;
 
+use crate::sidecars::names::NODE_SOCKET_DIR;
+
+use super::sidecars::PodSidecars;
+
 /// Everything outside an object that decides what it means. All of it is of the object's namespace.
 #[derive(Debug, Clone, Default)]
 pub struct World {
@@ -12,6 +16,8 @@ pub struct World {
     pub settings: Settings,
     /// Labels of the namespace.
     pub namespace_labels: BTreeMap<String, String>,
+    /// Annotations of the namespace.
+    pub namespace_annotations: BTreeMap<String, String>,
     /// Config objects.
     pub configs: BTreeMap<(Kind, String), Object>,
     /// ConfigMaps with their content.
@@ -52,6 +58,12 @@ pub struct Settings {
     pub openshift: bool,
     /// The cluster knows ServiceMonitors (`monitoring.coreos.com/v1`).
     pub service_monitors: bool,
+    /// Folder of nodes with the socket of the SPIFFE Workload API: the one that a pod may mount, read-only,
+    /// without a label on the namespace.
+    pub workload_api_folder: String,
+    /// Sidecars that come with the pods of MCP servers; none where the webhook puts them into MCPServers, which
+    /// then say so themselves.
+    pub sidecars: Option<PodSidecars>,
 }
 
 /// The session store of proxies whose manifest names none.
@@ -77,6 +89,8 @@ impl Default for Settings {
             default_redis: None,
             openshift: false,
             service_monitors: false,
+            workload_api_folder: NODE_SOCKET_DIR.to_owned(),
+            sidecars: None,
         }
     }
 }
@@ -97,6 +111,9 @@ pub enum Missing {
     Warn,
     /// An error: the world is complete.
     Refuse,
+    /// A warning: it may still come, for manifests are applied in any order. What is there is known; what
+    /// cannot be planned without it is not planned.
+    Later,
 }
 
 impl World {

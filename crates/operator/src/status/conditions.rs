@@ -6,6 +6,7 @@ use skep_api::condition::{Condition, ConditionStatus};
 use skep_api::problem::Problem;
 
 use crate::observe::shown;
+use crate::plan::SIDECARS_READY;
 
 /// The condition that every kind has, for `kubectl wait --for=condition=Ready`.
 pub const READY: &str = "Ready";
@@ -40,7 +41,7 @@ const MAX_PROBLEMS: usize = 16 * 1024;
 
 /// Every type that this operator, ToolHive's or the planner writes. One of these that is no longer found is
 /// removed; others belong to somebody else and stay.
-const OURS: [&str; 30] = [
+const OURS: [&str; 31] = [
     READY,
     PROBLEMS,
     OBJECT_CONFLICT,
@@ -71,6 +72,7 @@ const OURS: [&str; 30] = [
     "RemoteURLValidated",
     "HeaderSecretRefsValidated",
     "NamespaceAllowed",
+    SIDECARS_READY,
 ];
 
 /// Types whose `True` is the bad news.
@@ -85,12 +87,13 @@ const BAD_WHEN_TRUE: [&str; 7] = [
 ];
 
 /// Types that stop nothing, whatever they say. One of them explains no failure.
-const ADVISORY: [&str; 5] = [
+const ADVISORY: [&str; 6] = [
     "GroupRefValidated",
     "StdioReplicaCapped",
     "SessionStorageWarning",
     "AuthzPrimaryUpstreamProviderIgnored",
     IDENTITY_SYNTHESIZED,
+    SIDECARS_READY,
 ];
 
 /// Every condition type that this operator writes and removes.

@@ -10,8 +10,8 @@ use super::conditions::{BACKEND_ISOLATED, Keep, MAX_MESSAGE, OBJECT_CONFLICT, RE
 use super::draft::Draft;
 use super::measured;
 use super::phase::{Progress, ready_replicas};
-use crate::observe::{Observed, shown};
-use crate::plan::Planned;
+use crate::observe::{ClientRegistration, Observed, shown};
+use crate::plan::{PREREQUISITES_MET, Planned, SIDECARS_READY};
 
 /// Fields that hold the hash of a config, of either kind of workload.
 const HASHES: [&str; 7] = [
@@ -65,6 +65,10 @@ pub fn workload(
 
     let mut found = vec![standing.ready];
     found.extend(planned.conditions.iter().filter(|condition| condition.kind != READY).cloned());
+    let mut keep: Vec<&str> = Vec::new();
+    if !registration(&mut found, observed.registration.as_ref(), present) {
+        keep.push(SIDECARS_READY);
+    }
     found.extend(problems(&planned.problems));
     found.extend(conflict(observed));
     found.extend(isolation(object.kind, planned, observed));
@@ -80,8 +84,10 @@ pub fn workload(
         draft.put("tokenExchangeReady", measured.token_exchange_ready);
     }
     // Without a plan there is nothing new to apply, so what was applied last is still there.
-    let keep: &[&str] = if planned.plan.is_none() { &[BACKEND_ISOLATED] } else { &[] };
-    draft.conditions(found, Keep::Only(keep), now);
+    if planned.plan.is_none() {
+        keep.push(BACKEND_ISOLATED);
+    }
+    draft.conditions(found, Keep::Only(&keep), now);
 
     // A probe that found the same again is no reason to write.
     if object.kind == Kind::MCPRemoteProxy
@@ -172,6 +178,57 @@ fn conflict_message(conflicts: &[String]) -> String {
     };
     sorted.truncate(MAX_CONFLICTS);
     format!("{}{more}: not ours, so not touched. Delete it or rename this object.", sorted.join(", "))
+}
+
+/// Adds to what the planner says of sidecars what became of the client's registration. False when that is not
+/// known yet and the condition of before stays: a new process has not found out what the last one knew.
+fn registration(
+    found: &mut Vec<Condition>,
+    registration: Option<&ClientRegistration>,
+    present: &Value,
+) -> bool {
+    let Some(registration) = registration else { return true };
+    let Some(index) = found.iter().position(|condition| condition.kind == SIDECARS_READY) else {
+        return true;
+    };
+    let pending = *registration == ClientRegistration::Pending;
+    let Some(condition) = found.get_mut(index) else { return true };
+    if condition.reason != PREREQUISITES_MET {
+        if let ClientRegistration::Failed { why } = registration {
+            condition.message = format!("{} And the client is not registered: {why}", condition.message);
+        }
+        return true;
+    }
+    let mut present = present.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    if pending && present.any(|other| other.get("type").and_then(Value::as_str) == Some(SIDECARS_READY)) {
+        found.remove(index);
+        return false;
+    }
+    match registration {
+        ClientRegistration::NotConfigured => {
+            let message = "The client's registration is left to the operator, which was not told how to register clients. Give it --keycloak-url, --keycloak-realm, --keycloak-credentials and --spiffe-trust-domain, or have a sidecar register.";
+            *condition = Condition::no(SIDECARS_READY, "RegistrationNotConfigured", message);
+        }
+        ClientRegistration::Pending => {
+            *condition = Condition {
+                kind: SIDECARS_READY.to_owned(),
+                status: ConditionStatus::Unknown,
+                reason: "RegistrationPending".to_owned(),
+                message: "The client is being registered.".to_owned(),
+            };
+        }
+        ClientRegistration::Failed { why } => {
+            let message = format!("The client is not registered: {why}");
+            *condition = Condition::no(SIDECARS_READY, "RegistrationFailed", message);
+        }
+        ClientRegistration::Done { warnings } => {
+            for warning in warnings {
+                condition.message.push(' ');
+                condition.message.push_str(warning);
+            }
+        }
+    }
+    true
 }
 
 /// A NetworkPolicy is only as good as the network that enforces it, and no API says whether it does.

@@ -16,7 +16,7 @@ use skep_operator::metrics::OperatorMetrics;
 use skep_operator::observe::ReporterSettings;
 use skep_operator::plan::Settings;
 use skep_operator::queue::Key;
-use skep_operator::settings::OperatorSettings;
+use skep_operator::settings::{OperatorSettings, RegistrationSettings};
 use skep_operator::{Observer, Parts};
 use skep_runtime::clock::SystemClock;
 use skep_runtime::health::Readiness;
@@ -301,6 +301,8 @@ pub(crate) struct Options {
     pub(crate) reporter: Option<ReporterSettings>,
     /// In place of the administrator's.
     pub(crate) token: Option<String>,
+    /// How clients are registered; none: they are not.
+    pub(crate) registration: Option<RegistrationSettings>,
     /// Told of every reconcile, besides the count.
     pub(crate) observer: Option<Observer>,
 }
@@ -341,12 +343,7 @@ impl Operator {
 
     /// Starts one on any control plane.
     pub(crate) async fn on(plane: &ControlPlane, namespaces: Vec<String>, options: Options) -> Self {
-        static CRYPTO: Once = Once::new();
-        CRYPTO.call_once(|| {
-            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-            let filter = tracing_subscriber::EnvFilter::from_default_env();
-            let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        });
+        crypto();
         let recorder = Recorder::shared();
         let registry = Metrics::new();
         let clock = SystemClock::shared();
@@ -374,6 +371,7 @@ impl Operator {
                 namespaces,
                 ask_proxies: options.ask_proxies,
                 migrate: false,
+                registration: options.registration.clone(),
                 ..OperatorSettings::default()
             },
             metrics,
@@ -447,6 +445,16 @@ impl Operator {
     pub(crate) fn writes(&self) -> Vec<Call> {
         self.recorder.writes().into_iter().map(|(call, _)| call).collect()
     }
+}
+
+/// What a process does first: cryptography and logs.
+pub(crate) fn crypto() {
+    static CRYPTO: Once = Once::new();
+    CRYPTO.call_once(|| {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+    });
 }
 
 /// A kube client for a control plane.

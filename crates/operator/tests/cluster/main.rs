@@ -6,6 +6,8 @@ mod budget;
 #[path = "../table/mod.rs"]
 mod cases;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod failures;
 #[cfg(test)]
 mod fields;
@@ -24,11 +26,15 @@ mod mended_cluster;
 #[cfg(test)]
 mod mended_status;
 #[cfg(test)]
+mod metrics_guard;
+#[cfg(test)]
 mod migration;
 #[cfg(test)]
 mod rbac;
 #[cfg(test)]
 mod references;
+#[cfg(test)]
+mod registration;
 #[cfg(test)]
 mod remote_proxy;
 #[cfg(test)]
@@ -54,8 +60,14 @@ mod rows_server;
 #[cfg(test)]
 mod rows_server_pods;
 #[cfg(test)]
+mod sidecars;
+#[cfg(test)]
 mod table;
 #[cfg(test)]
 mod takeover;
 #[cfg(test)]
 mod toolhive_rows;
+#[cfg(test)]
+mod webhook;
+#[cfg(test)]
+mod webhook_harness;

@@ -127,7 +127,7 @@ fn foreign(group: &str, version: &str, kind: &str) -> Value {
 }
 
 /// The documents of a file below `deploy/kustomize`.
-fn kustomize(path: &str) -> Vec<Value> {
+pub(crate) fn kustomize(path: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kustomize").join(path);
     let text = std::fs::read_to_string(path).unwrap();
     documents(&text).unwrap().into_iter().map(|document| document.value).collect()
@@ -146,7 +146,7 @@ async fn create(plane: &ControlPlane, object: &Value) {
 }
 
 /// Installs what `deploy/kustomize` has for the operator, and gives its token.
-async fn install(plane: &ControlPlane, rbac: &[Value]) -> String {
+pub(crate) async fn install(plane: &ControlPlane, rbac: &[Value]) -> String {
     let files = ["operator/namespace.yaml", "operator/serviceaccount.yaml", "operator/leader-election.yaml"];
     for object in files.into_iter().flat_map(kustomize).chain(rbac.iter().cloned()) {
         create(plane, &object).await;
@@ -171,7 +171,7 @@ async fn put(cluster: &Cluster, text: &str) {
 }
 
 /// The rights that calls have used.
-fn used(calls: &[(Call, u16)]) -> BTreeSet<Right> {
+pub(crate) fn used(calls: &[(Call, u16)]) -> BTreeSet<Right> {
     let mut used = BTreeSet::new();
     for (call, code) in calls.iter().filter(|(call, _)| !call.resource.is_empty()) {
         let right = |verb: &str| Right {
@@ -188,7 +188,7 @@ fn used(calls: &[(Call, u16)]) -> BTreeSet<Right> {
     used
 }
 
-fn refused(calls: &[(Call, u16)]) -> Vec<String> {
+pub(crate) fn refused(calls: &[(Call, u16)]) -> Vec<String> {
     let refused = calls.iter().filter(|(_, code)| *code == 403);
     refused.map(|(call, _)| format!("{} {}", call.verb, call.path)).collect()
 }

@@ -8,6 +8,8 @@ mod authentication;
 #[path = "../table/mod.rs"]
 mod cases;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod changes;
 #[cfg(test)]
 mod conditions;
@@ -18,11 +20,19 @@ mod defaults;
 #[cfg(test)]
 mod formats;
 #[cfg(test)]
+mod injection;
+#[cfg(test)]
+mod injection_random;
+#[cfg(test)]
 mod manifests;
+#[cfg(test)]
+mod map_api;
 #[cfg(test)]
 mod new_kinds;
 #[cfg(test)]
 mod objects;
+#[cfg(test)]
+mod pod_security;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
@@ -35,6 +45,8 @@ mod rights;
 mod run_config;
 #[cfg(test)]
 mod schema_rules;
+#[cfg(test)]
+mod sidecars_ready;
 #[cfg(test)]
 mod status_configs;
 #[cfg(test)]
@@ -53,3 +65,7 @@ mod surroundings;
 mod table;
 #[cfg(test)]
 mod templates;
+#[cfg(test)]
+mod trust;
+#[cfg(test)]
+mod webhook;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use skep_api::yaml::{documents, to_yaml};
-use skep_operator::permissions::{Right, Scope, election_rules, granted, granted_only, rights, rules};
+use skep_operator::permissions::{
+    Right, Scope, election_rules, granted, granted_only, registration_rules, rights, rules,
+};
 
 use crate::manifests::{files, plan};
 
@@ -25,6 +27,7 @@ fn the_roles_in_the_tree_have_exactly_the_rules_that_are_needed() {
         ("base/rbac.yaml", "ClusterRole", rules(Scope::Cluster)),
         ("namespaced/watched/rbac.yaml", "Role", rules(Scope::Namespaces)),
         ("operator/leader-election.yaml", "Role", election_rules()),
+        ("registration/rbac.yaml", "ClusterRole", registration_rules()),
     ] {
         let rules = to_yaml(&json!({"rules": expected}));
         if std::env::var_os("UPDATE_RULES").is_some() {
@@ -99,6 +102,7 @@ fn what_the_kustomizations_name_is_there() {
         "kustomize/base",
         "kustomize/namespaced",
         "kustomize/namespaced/watched",
+        "kustomize/registration",
     ] {
         let folder = deploy.join(folder);
         let text = std::fs::read_to_string(folder.join("kustomization.yaml")).unwrap();

@@ -8,7 +8,7 @@ use skep_api::condition::{Condition, ConditionStatus};
 use skep_api::crd::definition::schema;
 use skep_api::crd::status::ReferencingWorkload;
 use skep_api::crd::{Kind, Object};
-use skep_operator::observe::{ApplyFailure, Deployment, Observed, Pods, StatefulSet};
+use skep_operator::observe::{ApplyFailure, ClientRegistration, Deployment, Observed, Pods, StatefulSet};
 use skep_operator::plan::Planned;
 use skep_operator::status::{self, Members, known_types, patch, transitions};
 
@@ -80,8 +80,9 @@ fn any_observed() -> impl Strategy<Value = Observed> {
         reports,
         prop::collection::vec(any_text(), 0..3),
         prop::option::of(any_text()),
+        prop::option::of(any_registration()),
     )
-        .prop_map(|(deployment, pods, set, backend, reports, conflicts, failure)| Observed {
+        .prop_map(|(deployment, pods, set, backend, reports, conflicts, failure, registration)| Observed {
             deployment: deployment.map(|(desired, ready, stuck)| {
                 Deployment::of(&json!({
                     "spec": {"replicas": desired},
@@ -98,14 +99,25 @@ fn any_observed() -> impl Strategy<Value = Observed> {
                 .collect(),
             conflicts,
             apply_error: failure.map(|why| ApplyFailure { what: "Deployment `foo`".to_owned(), why }),
+            registration,
         })
+}
+
+fn any_registration() -> impl Strategy<Value = ClientRegistration> {
+    prop_oneof![
+        Just(ClientRegistration::NotConfigured),
+        Just(ClientRegistration::Pending),
+        prop::collection::vec(any_text(), 0..3).prop_map(|warnings| ClientRegistration::Done { warnings }),
+        any_text().prop_map(|why| ClientRegistration::Failed { why }),
+    ]
 }
 
 fn any_condition() -> impl Strategy<Value = Condition> {
     let status =
         prop::sample::select(vec![ConditionStatus::True, ConditionStatus::False, ConditionStatus::Unknown]);
     let kind = prop::sample::select(known_types().to_vec());
-    (kind, status, any_text(), any_text()).prop_map(|(kind, status, reason, message)| Condition {
+    let reason = prop_oneof![any_text().boxed(), Just("PrerequisitesMet".to_owned()).boxed()];
+    (kind, status, reason, any_text()).prop_map(|(kind, status, reason, message)| Condition {
         kind: kind.to_owned(),
         status,
         reason,

@@ -72,7 +72,7 @@ const OF_CONDITIONS: &str = "AuthConfigNotConfigured AuthConfigValid AuthConfigu
     AuthzConfigRefValidated AuthzPrimaryUpstreamProviderIgnored CABundleRefNotConfigured CABundleRefValid \
     CABundleRefValidated ConfigInvalid ConfigValid ConfigurationValid ExternalAuthConfigValid \
     ExternalAuthConfigValidated GroupRefIsValid GroupRefValidated HeaderSecretRefsValidated HeaderSecretsValid \
-    MCPServersChecked NotReady OIDCConfigRefValid OIDCConfigRefValidated \
+    MCPServersChecked NotReady OIDCConfigRefValid OIDCConfigRefValidated PrerequisitesMet SidecarsReady \
     PerUserRequiresAuth PodTemplateValid RateLimitConfigValid RateLimitNotApplicable RemoteURLValid \
     RemoteURLValidated SessionStorageConfigured SessionStorageMissingForReplicas SessionStorageWarning \
     SessionStorageWarningNotApplicable StdioReplicaCapNotActive StdioReplicaCapped TelemetryConfigRefValid \

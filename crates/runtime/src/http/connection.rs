@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,7 +14,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::{BodyError, Ends, Handler, HttpLimits, ResponseBody};
@@ -35,16 +33,19 @@ const LINGER_BYTES: usize = 16 << 20;
 const TIMEOUT_ANSWER: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 15\r\n\r\nRequest Timeout";
 
+/// What bytes of a connection come and go through: TCP, or TLS over it.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
 /// Serves `stream` until it ends, the peer is too slow, or the service stops.
-pub(super) async fn run<H: Handler>(
-    stream: TcpStream,
-    peer: SocketAddr,
+pub(super) async fn run<S: Stream, H: Handler>(
+    stream: S,
+    ends: Ends,
     handler: Arc<H>,
     limits: HttpLimits,
     mut drain: DrainWatch,
 ) {
-    let Ok(local) = stream.local_addr() else { return };
-    let ends = Ends { peer, local };
     let stage = Arc::new(AtomicU8::new(IDLE));
     let io = Deadline::new(stream, Arc::clone(&stage), limits.header_timeout);
     let service = service_fn(move |request| {
@@ -96,7 +97,7 @@ pub(super) async fn run<H: Handler>(
 
 /// Throws away what the client still sends, within bounds. Closing a connection with unread bytes makes
 /// the kernel reset it, and a client that is still writing would see that and not its answer.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: impl Stream) {
     let mut left = LINGER_BYTES;
     let mut buffer = vec![0_u8; 16 * 1024];
     let _ = tokio::time::timeout(LINGER, async {
@@ -122,20 +123,20 @@ fn is_header_timeout(error: &hyper::Error) -> bool {
 }
 
 /// A stream whose reads fail when a request's head takes too long.
-struct Deadline {
-    stream: TcpStream,
+struct Deadline<S> {
+    stream: S,
     stage: Arc<AtomicU8>,
     allowed: Duration,
     too_late: Option<Pin<Box<Sleep>>>,
 }
 
-impl Deadline {
-    fn new(stream: TcpStream, stage: Arc<AtomicU8>, allowed: Duration) -> Self {
+impl<S> Deadline<S> {
+    fn new(stream: S, stage: Arc<AtomicU8>, allowed: Duration) -> Self {
         Self { stream, stage, allowed, too_late: None }
     }
 }
 
-impl AsyncRead for Deadline {
+impl<S: Stream> AsyncRead for Deadline<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.stage.load(Ordering::Acquire) != HEAD {
@@ -165,7 +166,7 @@ impl AsyncRead for Deadline {
     }
 }
 
-impl AsyncWrite for Deadline {
+impl<S: Stream> AsyncWrite for Deadline<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }

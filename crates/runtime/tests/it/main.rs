@@ -3,3 +3,5 @@
 // `cfg(test)` tells clippy that helpers in these files are test code too.
 #[cfg(test)]
 mod listener;
+#[cfg(test)]
+mod tls;

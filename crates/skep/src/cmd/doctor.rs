@@ -8,6 +8,7 @@ mod issuers;
 mod operator;
 mod proxies;
 mod rights;
+mod webhook;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,8 +21,8 @@ use self::cluster::Cluster;
 use self::finding::Findings;
 use crate::cmd::report::Output;
 
-/// Looks at a cluster and says what stands in the way: API server, CRDs, rights, operator, proxies, identity
-/// providers. It changes nothing.
+/// Looks at a cluster and says what stands in the way: API server, CRDs, rights, operator, webhook, proxies, identity
+/// providers. It changes nothing: the MCPServer by which it tries the webhook is a dry run.
 ///
 /// One line a check: ok, warn or fail, and what to do about it; skip is what could not be looked at from here.
 /// Ends with 1 when something failed.
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     /// Context in the kubeconfig.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
-    /// Look at the proxies and issuers of this namespace only.
+    /// Look at the proxies and issuers of this namespace only, and try the webhook there.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
     /// Namespace of the operator; without one it is searched for.
@@ -73,6 +74,7 @@ async fn examine(args: &Args) -> anyhow::Result<Findings> {
         rights::check(&cluster, installed, &mut findings).await;
         operator::check_lease(&cluster, installed, clock, &mut findings).await;
     }
+    webhook::check(&cluster, &kinds, args.namespace.as_deref(), clock, &mut findings).await;
     let objects = proxies::objects(&cluster, &kinds, args.namespace.as_deref(), &mut findings).await;
     proxies::check(&cluster, &objects, &mut findings).await;
     let egress = Egress { loopback: args.egress_loopback, deny: Vec::new() };

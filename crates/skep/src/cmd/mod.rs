@@ -8,5 +8,8 @@ pub(crate) mod proxy;
 pub(crate) mod render;
 pub(crate) mod report;
 pub(crate) mod schema;
+pub(crate) mod sidecar;
 pub(crate) mod token;
 pub(crate) mod up;
+pub(crate) mod values;
+pub(crate) mod webhook;

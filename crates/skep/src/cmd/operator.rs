@@ -1,7 +1,7 @@
 //! `skep operator`: the controllers, as one process of a cluster.
 
 mod former;
-mod values;
+mod sidecars;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -34,7 +34,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::former::FormerFlags;
-use self::values::{Maybe, bind_address, namespaces, pull_secrets, redis_address, switch};
+use self::sidecars::SidecarFlags;
+use super::values::{Maybe, bind_address, namespaces, pull_secrets, redis_address, switch};
 use crate::local::signals::Signals;
 
 /// How long what runs may take to end: the operator's own grace and a little.
@@ -104,6 +105,8 @@ pub(crate) struct Args {
     #[arg(long)]
     debug: bool,
     #[command(flatten)]
+    sidecars: SidecarFlags,
+    #[command(flatten)]
     former: FormerFlags,
 }
 
@@ -117,6 +120,7 @@ impl Args {
         if let Some(host) = given(&self.proxy_host) {
             plan.proxy_host = host;
         }
+        plan.sidecars = self.sidecars.with_pods();
         plan.image_pull_secrets = self.default_image_pull_secrets.clone().or_default();
         plan.default_redis = match self.default_redis_addr.clone().get() {
             Some(addr) => Some(DefaultRedis {
@@ -151,6 +155,7 @@ impl Args {
             workers: usize::from(self.workers),
             migrate,
             ask_proxies: self.ask_proxies.or(true),
+            registration: self.sidecars.registration(egress())?,
         })
     }
 }
@@ -367,7 +372,7 @@ fn own_namespace(args: &Args, of_config: &str) -> String {
 }
 
 /// The name of this pod or machine.
-fn host() -> String {
+pub(super) fn host() -> String {
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     set("POD_NAME")
         .or_else(|| set("HOSTNAME"))
@@ -376,9 +381,13 @@ fn host() -> String {
 
 /// Pods tell their address, so it is never believed that it is one: the API server is not to be called.
 fn reporter() -> ReporterSettings {
+    ReporterSettings { egress: egress(), ..ReporterSettings::default() }
+}
+
+/// Neither this machine nor the API server.
+fn egress() -> Egress {
     let host = std::env::var("KUBERNETES_SERVICE_HOST").ok().and_then(|host| host.parse::<IpAddr>().ok());
-    let deny = host.map(IpNet::from).into_iter().collect();
-    ReporterSettings { egress: Egress { loopback: false, deny }, ..ReporterSettings::default() }
+    Egress { loopback: false, deny: host.map(IpNet::from).into_iter().collect() }
 }
 
 /// Listens; where there is no IPv6, `[::]` means all IPv4 addresses.
@@ -397,6 +406,7 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use skep_operator::sidecars::{Registration, SidecarMode};
 
     use super::*;
 
@@ -453,6 +463,27 @@ mod tests {
     }
 
     #[test]
+    fn how_clients_are_registered_is_read() {
+        let read = settings("").expect("settings");
+        assert!(read.registration.is_none() && read.plan.sidecars.is_none());
+        let read = settings(
+            "--keycloak-url=https://id.example.com --keycloak-realm=demo --keycloak-credentials=/etc/k --spiffe-trust-domain=example.org --keycloak-ca=/etc/ca.pem --keycloak-audience-scope=false --injection-point=pod --registration=operator --sidecar-mode=builtin --enable-client-registration=false",
+        )
+        .expect("settings");
+        let registration = read.registration.expect("a registration");
+        assert_eq!(
+            (registration.realm.as_str(), registration.trust_domain.as_str()),
+            ("demo", "example.org")
+        );
+        assert_eq!(registration.credentials, PathBuf::from("/etc/k"));
+        assert_eq!(registration.ca, Some(PathBuf::from("/etc/ca.pem")));
+        assert!(!registration.audience_scope && !registration.egress.loopback);
+        let pods = read.plan.sidecars.expect("pods");
+        assert!(!pods.default_on);
+        assert_eq!((pods.mode, pods.registration), (SidecarMode::Builtin, Registration::Operator));
+    }
+
+    #[test]
     fn settings_that_contradict_each_other_are_refused() {
         for (line, wrong) in [
             ("--watch-namespace=a --storage-version-migrator=true", "the whole cluster"),
@@ -462,6 +493,20 @@ mod tests {
             ("--watch-namespace=A_b", "namespace"),
             ("--leader-elect=maybe", "true or false"),
             ("--workers=0", "0"),
+            (
+                "--keycloak-url=https://k --keycloak-realm=r",
+                "--keycloak-credentials and --spiffe-trust-domain",
+            ),
+            ("--keycloak-ca=/c", "--keycloak-url"),
+            (
+                "--keycloak-url=k --keycloak-realm=r --keycloak-credentials=/c --spiffe-trust-domain=d",
+                "clients can't be registered",
+            ),
+            (
+                "--keycloak-url=https://k --keycloak-realm=r --keycloak-credentials=/c --spiffe-trust-domain=spiffe://d",
+                "clients can't be registered",
+            ),
+            ("--injection-point=deployment", "mcpserver"),
             ("--metrics-bind-address=here", "here"),
         ] {
             let error = settings(line).expect_err(line);

@@ -17,18 +17,26 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/toolhive-system/le
 const MERGE: &str = "application/merge-patch+json";
 
 /// What the doctor found, as `level check: message`, and the exit code.
-struct Found {
+pub(crate) struct Found {
     code: i32,
     lines: Vec<String>,
 }
 
 impl Found {
-    fn has(&self, start: &str, part: &str) -> bool {
+    pub(crate) fn code(&self) -> i32 {
+        self.code
+    }
+
+    pub(crate) fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    pub(crate) fn has(&self, start: &str, part: &str) -> bool {
         self.lines.iter().any(|line| line.starts_with(start) && line.contains(part))
     }
 
     #[track_caller]
-    fn must(&self, start: &str, part: &str) {
+    pub(crate) fn must(&self, start: &str, part: &str) {
         assert!(self.has(start, part), "no `{start}` with `{part}` in {:#?}", self.lines);
     }
 
@@ -37,7 +45,7 @@ impl Found {
     }
 }
 
-async fn doctor(plane: &ControlPlane, token: &str, more: &[&str]) -> Found {
+pub(crate) async fn doctor(plane: &ControlPlane, token: &str, more: &[&str]) -> Found {
     let kubeconfig = plane.kubeconfig_with(token);
     let output = Command::new(env!("CARGO_BIN_EXE_skep"))
         .args(["doctor", "-o", "json", "--egress-loopback", "--kubeconfig"])
@@ -56,13 +64,13 @@ async fn doctor(plane: &ControlPlane, token: &str, more: &[&str]) -> Found {
     Found { code: output.status.code().unwrap(), lines: lines.collect() }
 }
 
-async fn send(plane: &ControlPlane, method: &str, path: &str, kind: &str, body: &Value) -> Value {
+pub(crate) async fn send(plane: &ControlPlane, method: &str, path: &str, kind: &str, body: &Value) -> Value {
     let (code, answer) = plane.request(method, path, kind, &body.to_string()).await;
     assert!(code < 300 || (code == 409 && method == "POST"), "{method} {path}: {code} {answer}");
     answer
 }
 
-async fn post(plane: &ControlPlane, path: &str, body: &Value) {
+pub(crate) async fn post(plane: &ControlPlane, path: &str, body: &Value) {
     send(plane, "POST", path, "application/json", body).await;
 }
 
@@ -132,6 +140,18 @@ async fn install_crds_with_an_old_one(plane: &ControlPlane) {
         }
         post(plane, CRDS, &definition).await;
     }
+    established(plane).await;
+}
+
+/// The CRDs of this version.
+pub(crate) async fn install_crds(plane: &ControlPlane) {
+    for definition in definitions() {
+        post(plane, CRDS, &definition).await;
+    }
+    established(plane).await;
+}
+
+async fn established(plane: &ControlPlane) {
     let started = tokio::time::Instant::now();
     loop {
         let (_, list) = plane.request("GET", CRDS, "", "").await;

@@ -8,6 +8,8 @@ mod check;
 #[cfg(test)]
 mod doctor;
 #[cfg(test)]
+mod doctor_webhook;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod render;

@@ -106,7 +106,7 @@ impl Access {
         path: &str,
         content_type: &str,
         body: &str,
-    ) -> std::io::Result<(u16, Value)> {
+    ) -> std::io::Result<(u16, Value, Vec<String>)> {
         // In HTTP/1.0 the end of the connection ends the body; TLS tells it from a connection that broke.
         let mut head = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{}\r\n", self.port);
         head.push_str(&format!("Accept: application/json\r\nAuthorization: Bearer {token}\r\n"));
@@ -155,10 +155,23 @@ fn connector(ca_pem: &str) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-fn parse(answer: &[u8]) -> Option<(u16, Value)> {
+/// Status, body, and what the fields `Warning` say.
+fn parse(answer: &[u8]) -> Option<(u16, Value, Vec<String>)> {
     let end = find(answer, b"\r\n\r\n")?;
     let (head, body) = (&answer[..end], &answer[end + 4..]);
-    let status = String::from_utf8_lossy(head).split(' ').nth(1)?.parse().ok()?;
+    let head = String::from_utf8_lossy(head);
+    let status = head.split(' ').nth(1)?.parse().ok()?;
     let text = || Value::String(String::from_utf8_lossy(body).into_owned());
-    Some((status, serde_json::from_slice(body).unwrap_or_else(|_| text())))
+    let warnings = head.lines().filter_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("warning").then(|| unquoted(value))
+    });
+    let warnings = warnings.collect();
+    Some((status, serde_json::from_slice(body).unwrap_or_else(|_| text()), warnings))
+}
+
+/// The text of `299 - "text"` (RFC 7234 §5.5).
+fn unquoted(value: &str) -> String {
+    let text = value.split_once('"').map_or(value, |(_, text)| text);
+    text.strip_suffix('"').unwrap_or(text).replace("\\\"", "\"").replace("\\\\", "\\")
 }

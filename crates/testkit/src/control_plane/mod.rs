@@ -167,6 +167,22 @@ impl ControlPlane {
         content_type: &str,
         body: &str,
     ) -> (u16, Value) {
+        let (status, answer, _) = self.request_with_warnings(token, method, path, content_type, body).await;
+        (status, answer)
+    }
+
+    /// The same, and the warnings that came with the answer.
+    ///
+    /// # Panics
+    /// When the API server can't be reached.
+    pub async fn request_with_warnings(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &str,
+    ) -> (u16, Value, Vec<String>) {
         match self.access.request(token, method, path, content_type, body).await {
             Ok(answer) => answer,
             Err(e) => panic!("{method} {path}: {e}\n{}", self.api_server_log()),
@@ -232,7 +248,7 @@ impl ControlPlane {
         }
         let ready = async {
             loop {
-                if let Ok((200, _)) = self.access.request(self.admin_token(), "GET", "/readyz", "", "").await
+                if let Ok((200, ..)) = self.access.request(self.admin_token(), "GET", "/readyz", "", "").await
                 {
                     return;
                 }

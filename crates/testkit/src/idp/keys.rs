@@ -75,6 +75,17 @@ fn generate_rsa() -> Arc<RsaKeyPair> {
 }
 
 impl TestKey {
+    /// A new P-256 key with this id.
+    pub(crate) fn elliptic(kid: &str) -> Arc<Self> {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("an EC key");
+        Arc::new(Self { kid: kid.to_owned(), pair: Pair::Ec(pair) })
+    }
+
+    /// The RSA key that a test process shares, under this id.
+    pub(crate) fn shared_rsa(kid: &str) -> Arc<Self> {
+        Arc::new(Self { kid: kid.to_owned(), pair: Pair::Rsa(Arc::clone(&FIRST_RSA)) })
+    }
+
     /// The key's id.
     pub fn kid(&self) -> &str {
         &self.kid

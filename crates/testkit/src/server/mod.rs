@@ -7,7 +7,7 @@ mod connection;
 mod reply;
 mod stream;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +21,9 @@ pub use reply::{Framing, Gate, Reply, Step};
 
 use crate::tls::Tls;
 use stream::Stream;
+
+/// Any free port.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// What decides the answer to a request.
 pub type Handler = Arc<dyn Fn(&Recorded) -> Reply + Send + Sync>;
@@ -125,16 +128,28 @@ impl Shared {
 impl ScriptedServer {
     /// Starts a server on 127.0.0.1 and a free port.
     pub async fn start(handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
-        Self::launch(None, handler).await
+        Self::launch(None, LOOPBACK, handler).await
+    }
+
+    /// Starts a server on this address, for a caller on another machine.
+    pub async fn start_on(
+        address: SocketAddr,
+        handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::launch(None, address, handler).await
     }
 
     /// Starts one that speaks TLS.
     pub async fn start_tls(tls: &Tls, handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
-        Self::launch(Some(tls.clone()), handler).await
+        Self::launch(Some(tls.clone()), LOOPBACK, handler).await
     }
 
-    async fn launch(tls: Option<Tls>, handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to loopback");
+    async fn launch(
+        tls: Option<Tls>,
+        address: SocketAddr,
+        handler: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("an address to listen on");
         let address = listener.local_addr().expect("a bound address");
         let shared = Arc::new(Shared {
             tls,

@@ -6,6 +6,10 @@ mod control_plane;
 #[cfg(test)]
 mod idp;
 #[cfg(test)]
+mod keycloak;
+#[cfg(test)]
 mod server;
+#[cfg(test)]
+mod spire;
 #[cfg(test)]
 mod tls;

@@ -1,7 +1,7 @@
 //! The real `skep` binary against real clients, a real identity provider and real MCP servers.
 //!
 //! The binary is the one that cargo built into the same target folder. What isn't Rust is named by
-//! variables that `hack/test` sets: `SKEP_NODE` and `SKEP_NODE_MODULES`, `SKEP_PYTHON`. Without them the
+//! variables that `hack/test` sets: `SKEP_NODE` and `SKEP_NODE_MODULES`, `SKEP_PYTHON`, `SKEP_HELM`. Without them the
 //! tests that need them are skipped, and say so.
 
 #[cfg(test)]
@@ -18,6 +18,8 @@ mod exchange;
 mod harness;
 #[cfg(test)]
 mod identity;
+#[cfg(test)]
+mod makefile;
 #[cfg(test)]
 mod october_2025;
 #[cfg(test)]
@@ -37,6 +39,12 @@ mod sdk_clients;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod sidecars;
+#[cfg(test)]
 mod suspended;
 #[cfg(test)]
 mod watched_files;
+#[cfg(test)]
+mod webhook_chart;
+#[cfg(test)]
+mod webhook_install;

@@ -17,6 +17,7 @@ pub(super) use self::reserved::{our_path, plain};
 use super::findings::Findings;
 use super::server::is_backend_label;
 use super::workload::{pod_annotation, privileged};
+use crate::sidecars::is_read_only_socket;
 
 const INVALID: &str = "InvalidPodTemplateSpec";
 const CONDITION: &str = "PodTemplateValid";
@@ -50,7 +51,8 @@ pub(super) fn check(template: Option<&Value>, pod: Pod, findings: &mut Findings<
         if pod == Pod::Proxy {
             our_volume(&at, volume, findings);
         }
-        if !is_gone(volume) && volume.get("hostPath").is_some_and(|path| !path.is_null()) {
+        let from_node = !is_gone(volume) && volume.get("hostPath").is_some_and(|path| !path.is_null());
+        if from_node && !is_read_only_socket(spec, volume, &findings.world.settings.workload_api_folder) {
             privileged(&format!("{at}.hostPath"), "mounts a directory of the node", findings);
         }
     }

@@ -19,6 +19,16 @@ pub(super) const LARGEST_OF_PODS: usize = 64 << 10;
 /// Objects in a page.
 const PAGE: usize = 500;
 
+/// What the API server made of an object.
+pub(super) struct Verdict {
+    /// HTTP status.
+    pub(super) code: u16,
+    /// What it says about it; empty where it took the object.
+    pub(super) message: String,
+    /// How long it took.
+    pub(super) took: std::time::Duration,
+}
+
 /// The API server.
 pub(super) struct Cluster {
     client: Client,
@@ -93,6 +103,19 @@ impl Cluster {
         json(&self.send("POST", path, object.to_string().into_bytes(), LARGEST).await?.body)
     }
 
+    /// Posts an object that is not kept, and gives what became of it, refused or not.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub(super) async fn attempt(&self, path: &str, object: &Value) -> Result<Verdict, Refusal> {
+        let started = self.clock.instant();
+        let (parts, body) = self.exchange("POST", path, object.to_string().into_bytes(), LARGEST).await?;
+        let took = self.clock.since(started);
+        let said = serde_json::from_slice::<Value>(&body).unwrap_or_default();
+        let message = if parts.status.is_success() { "" } else { text(&said, "/message") };
+        Ok(Verdict { code: parts.status.as_u16(), message: message.to_owned(), took })
+    }
+
     /// All objects of a list, page by page.
     pub(super) async fn list(&self, path: &str, query: &str) -> Result<Vec<Value>, Refusal> {
         let mut found = Vec::new();
@@ -118,7 +141,13 @@ impl Cluster {
         }
     }
 
-    async fn send(&self, method: &str, path: &str, body: Vec<u8>, largest: usize) -> Result<Answer, Refusal> {
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+        largest: usize,
+    ) -> Result<(http::response::Parts, Bytes), Refusal> {
         let unreachable = |error: &dyn std::error::Error| Refusal::Unreachable(shown(&chain(error)));
         let mut request = Request::builder().method(method).uri(path);
         if !body.is_empty() {
@@ -127,7 +156,6 @@ impl Cluster {
         let request = request.body(Body::from(body)).map_err(|error| unreachable(&error))?;
         let response = self.client.send(request).await.map_err(|error| unreachable(&error))?;
         let (parts, body) = response.into_parts();
-        let ahead = ahead(&parts.headers, &self.clock);
         let body = Limited::new(body, largest)
             .collect()
             .await
@@ -135,6 +163,12 @@ impl Cluster {
                 Refusal::Unreachable(format!("the answer can't be read: {}", shown(&error.to_string())))
             })?
             .to_bytes();
+        Ok((parts, body))
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Vec<u8>, largest: usize) -> Result<Answer, Refusal> {
+        let (parts, body) = self.exchange(method, path, body, largest).await?;
+        let ahead = ahead(&parts.headers, &self.clock);
         if parts.status.is_success() {
             return Ok(Answer { body, ahead });
         }

@@ -96,6 +96,11 @@ impl Findings {
         self.findings.push(Finding { level, check, message: message.into(), remedy: remedy.into() });
     }
 
+    /// True when there is a line about this.
+    pub(super) fn has(&self, check: &str) -> bool {
+        self.findings.iter().any(|finding| finding.check == check)
+    }
+
     /// True when something is wrong.
     pub(super) fn failed(&self) -> bool {
         self.findings.iter().any(|finding| finding.level == Level::Fail)

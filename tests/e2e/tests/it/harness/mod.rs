@@ -2,6 +2,7 @@
 
 pub(crate) mod exchanging;
 pub(crate) mod external;
+pub(crate) mod helm;
 pub(crate) mod http;
 pub(crate) mod idp;
 pub(crate) mod output;

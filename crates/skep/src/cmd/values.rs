@@ -1,6 +1,7 @@
 //! Values of flags and variables, as Go programs and charts write them. An empty one is none.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 /// A value, or none because it is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,27 @@ pub(crate) fn redis_address(text: &str) -> Result<Maybe<String>, String> {
     }
 }
 
+/// A time with its unit: `30s`, `15m`, `24h`, `90d`. Never zero.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let problem = || format!("{text} is no time: give one as 30s, 15m, 24h or 90d");
+    let at = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(problem)?;
+    let (count, unit) = text.split_at(at);
+    let unit: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return Err(problem()),
+    };
+    let seconds = count.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
+    // A hundred years, so that no date overflows.
+    seconds
+        .filter(|seconds| (1..=3_153_600_000).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(problem)
+}
+
 fn names(text: &str, what: &str, longest: usize) -> Result<Maybe<Vec<String>>, String> {
     let mut found: Vec<String> = Vec::new();
     for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
@@ -119,6 +141,16 @@ mod tests {
         }
         for text in ["8080", "localhost:8080", ":99999", ":", "a b"] {
             assert!(bind_address(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        for (text, seconds) in [("30s", 30), ("15m", 900), ("24h", 86400), (" 90d ", 7_776_000)] {
+            assert_eq!(duration(text).expect(text), Duration::from_secs(seconds));
+        }
+        for text in ["", "30", "d", "0s", "1w", "-1h", "1h30m", "99999999999999999999d", "1000000d"] {
+            assert!(duration(text).is_err(), "{text}");
         }
     }
 

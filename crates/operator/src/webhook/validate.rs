@@ -1,0 +1,218 @@
+//! Validation: what the planner says about an object, and whether its author may ask for what it asks for.
+
+use std::collections::BTreeMap;
+
+use futures_util::stream::{StreamExt as _, iter};
+use serde_json::Value;
+use skep_api::crd::{Kind, Object, defaults};
+use skep_api::problem::{Problem, Severity};
+
+use super::access::{AccessError, Act};
+use super::lines::one_line;
+use super::mutate::is_terminating;
+use super::review::{Answer, Operation, Request, User, Verdict};
+use super::reviewer::{Reviewer, unknown};
+use super::settings::AccessReviews;
+use super::world::{Facts, Freshness, WorldError};
+use crate::cluster::feed::chain;
+use crate::plan::{self, Planned, Target, World};
+use crate::sidecars;
+
+/// Reason of problems with what the author may do.
+const NOT_ALLOWED: &str = "NotAllowed";
+/// Secrets that one object may name: each is a question to the API server.
+const MAX_SECRETS: usize = 256;
+/// Questions of one review that are open at a time.
+const AT_A_TIME: usize = 16;
+
+/// Judges an object. One that is being deleted, or an update that leaves the spec as it is, is never denied.
+pub(super) async fn object(reviewer: &Reviewer, facts: &Facts, kind: Kind, mut request: Request) -> Answer {
+    settle_metadata(&mut request);
+    let object = match Object::parse(&request.object) {
+        Ok(object) if object.kind == kind => object,
+        Ok(object) => {
+            return Answer::failed(400, format!("the object is a {} and no {kind}", object.kind));
+        }
+        Err(error) => return Answer::failed(400, format!("the object is no {kind}: {error}")),
+    };
+    let update = request.operation == Operation::Update;
+    // Only what users wrote: what the webhook injects is nobody's demand, and is brought up to date by itself.
+    let written = as_written(kind, &request.object);
+    let lenient = update
+        && (is_terminating(&request.object)
+            || written.get("spec") == as_written(kind, &request.old_object).get("spec"));
+    let judged = judge(reviewer, facts, &object, request.operation, lenient);
+    let wanted = wanted(&object, &written);
+    let asked =
+        async { if lenient { Vec::new() } else { demands(reviewer, &request.user, &object, wanted).await } };
+    let (judged, mut demands) = futures_util::future::join(judged, asked).await;
+    let (planned, world) = match judged {
+        Ok(judged) => judged,
+        Err(error) if lenient => {
+            let warning = format!("the object was not checked: {}", chain(&error));
+            return Answer { warnings: vec![warning], ..Answer::default() };
+        }
+        Err(error) => return unknown(&error),
+    };
+    if !lenient {
+        let further = named_in_config_maps(&object, &world, &demands);
+        demands.extend(asked_for(reviewer, &request.user, further).await);
+    }
+    let mut problems = planned.problems;
+    for demand in demands {
+        match demand.answer {
+            Ok(true) => {}
+            Ok(false) => problems.push(demand.refused(&request.user, reviewer.access_reviews)),
+            Err(error) if reviewer.access_reviews == AccessReviews::Warn => {
+                problems.push(Problem::warning(demand.path, NOT_ALLOWED, chain(&error)));
+            }
+            Err(error) => {
+                let message = format!("{}; nothing was decided, try again", chain(&error));
+                tracing::warn!(error = message, "a review could not be decided");
+                return Answer::failed(500, message);
+            }
+        }
+    }
+    answer(problems, lenient)
+}
+
+fn answer(problems: Vec<Problem>, lenient: bool) -> Answer {
+    let (errors, warnings): (Vec<Problem>, Vec<Problem>) =
+        problems.into_iter().partition(|problem| problem.is_error() && !lenient);
+    let warnings = warnings.iter().map(|problem| format!("{}: {}", problem.path, problem.message)).collect();
+    let verdict = if errors.is_empty() { Verdict::Allowed } else { Verdict::Denied(errors) };
+    Answer { verdict, warnings, audit: BTreeMap::new() }
+}
+
+/// Plans the object from the caches; and when that is going to deny it, again from what there is now, since what
+/// it refers to may have been mended a moment ago.
+async fn judge(
+    reviewer: &Reviewer,
+    facts: &Facts,
+    object: &Object,
+    operation: Operation,
+    lenient: bool,
+) -> Result<(Planned, World), WorldError> {
+    let settings = reviewer.plan_settings();
+    let world = facts.world(object, operation, &settings, Freshness::Cached).await?;
+    let planned = plan::plan_object(object, &world);
+    let surrounded =
+        planned.problems.iter().any(|problem| problem.is_error() && !object.findings.contains(problem));
+    if lenient || !surrounded {
+        return Ok((planned, world));
+    }
+    match facts.world(object, operation, &settings, Freshness::Now).await {
+        Ok(now) => {
+            let planned = plan::plan_object(object, &now);
+            Ok((planned, now))
+        }
+        Err(error) => {
+            tracing::debug!(error = chain(&error), "an object is denied from what was cached");
+            Ok((planned, world))
+        }
+    }
+}
+
+/// The namespace is the request's, whatever the object says. A name that is still to be generated is not missing.
+fn settle_metadata(request: &mut Request) {
+    let Some(metadata) = request.object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if !request.namespace.is_empty() {
+        metadata.insert("namespace".to_owned(), request.namespace.as_str().into());
+    }
+    let has_name = metadata.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    if !has_name && let Some(prefix) = metadata.get("generateName").and_then(Value::as_str) {
+        let name = format!("{prefix}xxxxx");
+        metadata.insert("name".to_owned(), name.into());
+    }
+}
+
+/// An object as its users meant it: with the defaults, and without what was injected.
+fn as_written(kind: Kind, object: &Value) -> Value {
+    let mut written =
+        if kind == Kind::MCPServer { sidecars::restore_server(object).result } else { object.clone() };
+    if let Some(spec) = written.get_mut("spec").filter(|spec| spec.is_object()) {
+        defaults::fill_in(kind, spec);
+    }
+    written
+}
+
+/// Something that an object asks for, and where.
+struct Wanted {
+    path: String,
+    act: Act,
+}
+
+/// The same, with what the API server says about it.
+struct Demand {
+    path: String,
+    act: Act,
+    answer: Result<bool, AccessError>,
+}
+
+/// What an object asks for that its author has to be allowed to do.
+fn wanted(object: &Object, written: &Value) -> Vec<Wanted> {
+    let namespace = object.metadata.namespace.as_str();
+    let mut wanted = Vec::new();
+    if object.kind.is_workload() {
+        wanted.push(Wanted { path: "spec".to_owned(), act: Act::create_pods(namespace) });
+    }
+    let secrets = plan::secrets_named(written).into_iter();
+    wanted.extend(secrets.map(|(path, name)| Wanted { path, act: Act::get_secret(namespace, &name) }));
+    wanted
+}
+
+/// Asks about everything that an object wants. One that names too many Secrets is refused without asking.
+async fn demands(reviewer: &Reviewer, user: &User, object: &Object, wanted: Vec<Wanted>) -> Vec<Demand> {
+    let names = wanted.iter().map(|one| &one.act).collect::<std::collections::BTreeSet<_>>().len();
+    if names > MAX_SECRETS {
+        let act = Act::get_secret(&object.metadata.namespace, "*");
+        return vec![Demand { path: "spec".to_owned(), act, answer: Ok(false) }];
+    }
+    asked_for(reviewer, user, wanted).await
+}
+
+async fn asked_for(reviewer: &Reviewer, user: &User, wanted: Vec<Wanted>) -> Vec<Demand> {
+    iter(wanted)
+        .map(|Wanted { path, act }| async move {
+            let answer = reviewer.access.may(user, &act).await;
+            Demand { path, act, answer }
+        })
+        .buffered(AT_A_TIME)
+        .collect()
+        .await
+}
+
+/// Secrets that only the content of ConfigMaps names.
+fn named_in_config_maps(object: &Object, world: &World, asked: &[Demand]) -> Vec<Wanted> {
+    let namespace = object.metadata.namespace.as_str();
+    plan::references_in(object, &world.config_maps)
+        .into_iter()
+        .filter(|reference| reference.target == Target::Secret)
+        .map(|reference| Act::get_secret(namespace, &reference.name))
+        .filter(|act| asked.iter().all(|demand| demand.act != *act))
+        .map(|act| Wanted { path: "spec.oidcConfig.configMap".to_owned(), act })
+        .collect()
+}
+
+impl Demand {
+    fn refused(&self, user: &User, reviews: AccessReviews) -> Problem {
+        let user = one_line(&user.username, 256);
+        let act = &self.act;
+        let message = match act.name.as_deref() {
+            Some("*") => format!(
+                "More than {MAX_SECRETS} Secrets are named, and whether `{user}` may read each of them is not asked. Name fewer."
+            ),
+            Some(_) => format!(
+                "`{user}` may not {act}, and this would give its content away. Name a Secret that you may read, or have somebody apply this who may."
+            ),
+            None => format!(
+                "`{user}` may not {act}, and this runs one. Get the right, or have somebody apply this who has it."
+            ),
+        };
+        let severity = match reviews {
+            AccessReviews::Enforce => Severity::Error,
+            AccessReviews::Warn => Severity::Warning,
+        };
+        Problem { path: self.path.clone(), reason: NOT_ALLOWED.to_owned(), severity, message }
+    }
+}

@@ -1,0 +1,370 @@
+//! Sidecars are put into MCPServers and pods, and taken out again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use skep_operator::sidecars::{
+    AdminInPods, Injection, Mutation, PodOwner, Policy, Registration, SidecarConfig, SidecarMode, Socket,
+    Surroundings, missing, mutate_pod, mutate_server, restore_server,
+};
+
+pub(crate) const ANNOTATION: &str = "skep.dev/injection";
+
+pub(crate) fn on() -> Policy {
+    Policy { default_on: true, ..Policy::default() }
+}
+
+/// A namespace that has everything.
+pub(crate) fn complete() -> Surroundings {
+    let keys = |keys: &[&str]| Some(keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>());
+    let environments = [("KEYCLOAK_URL", "http://keycloak.example.com"), ("KEYCLOAK_REALM", "agents")];
+    Surroundings {
+        environments: Some(
+            environments.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        ),
+        helper_config: keys(&["helper.conf"]),
+        admin_secret: keys(&["KEYCLOAK_ADMIN_USERNAME", "KEYCLOAK_ADMIN_PASSWORD"]),
+        registration_secret: keys(&["initial-access-token"]),
+        ..Surroundings::default()
+    }
+}
+
+pub(crate) fn server(spec: Value) -> Value {
+    let mut spec = spec;
+    spec["image"] = json!("example/server:1");
+    json!({"apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPServer", "metadata": {"name": "weather", "namespace": "team"}, "spec": spec})
+}
+
+/// Admits an object, and checks what is always so.
+pub(crate) fn admit(object: &Value, policy: &Policy, around: &Surroundings) -> Mutation {
+    let mutation = mutate_server(object, "team", policy, around);
+    let mut patched = object.clone();
+    json_patch::patch(&mut patched, &mutation.patch).unwrap();
+    assert_eq!(patched, mutation.result);
+    let again = mutate_server(&mutation.result, "team", policy, around);
+    assert!(again.patch.0.is_empty(), "a second call changes {}", json!(again.patch));
+    assert_eq!(again.injected, mutation.injected);
+    mutation
+}
+
+fn injection(object: &Value) -> Option<Injection> {
+    let annotations = object.pointer("/metadata/annotations")?.as_object()?;
+    let annotations: BTreeMap<String, String> = annotations
+        .iter()
+        .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+        .collect();
+    Injection::of(&annotations)
+}
+
+fn containers(object: &Value) -> Vec<&str> {
+    let list = object.pointer("/spec/podTemplateSpec/spec/containers").and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+}
+
+/// What a reader of a snapshot wants to see.
+fn shown(mutation: &Mutation) -> Value {
+    json!({"patch": mutation.patch, "warnings": mutation.warnings, "injected": mutation.injected})
+}
+
+#[test]
+fn a_server_without_a_template_gets_external_sidecars() {
+    let mutation = admit(&server(json!({})), &on(), &complete());
+    insta::assert_json_snapshot!(shown(&mutation));
+    let policy = Policy { admin_in_pods: AdminInPods::Allowed, ..on() };
+    let admin = admit(&server(json!({})), &policy, &complete());
+    let registration =
+        |mutation: &Mutation| mutation.result["spec"]["podTemplateSpec"]["spec"]["containers"][2].clone();
+    insta::assert_json_snapshot!(
+        "external_with_an_administrators_password",
+        json!([registration(&admin)["env"], admin.warnings])
+    );
+    assert_eq!(registration(&admin)["command"], registration(&mutation)["command"]);
+}
+
+#[test]
+fn a_server_without_a_template_gets_built_in_sidecars() {
+    let policy = Policy { mode: SidecarMode::Builtin, socket: Socket::Csi, ..on() };
+    insta::assert_json_snapshot!(shown(&admit(
+        &server(json!({"podTemplateSpec": {}})),
+        &policy,
+        &complete()
+    )));
+}
+
+#[test]
+fn where_the_operator_registers_the_pod_has_one_sidecar_and_a_secret() {
+    for mode in [SidecarMode::External, SidecarMode::Builtin] {
+        let policy = Policy { mode, registration: Registration::Operator, ..on() };
+        let mutation = admit(&server(json!({})), &policy, &complete());
+        let pod = &mutation.result["spec"]["podTemplateSpec"]["spec"];
+        assert_eq!(containers(&mutation.result), ["mcp", "spiffe-helper"]);
+        assert_eq!(mutation.warnings, [""; 0]);
+        insta::assert_json_snapshot!(
+            format!("registration_by_the_operator_{mode:?}"),
+            json!({"command": pod["containers"][1]["command"], "volumes": pod["volumes"]})
+        );
+        let recorded = injection(&mutation.result).unwrap();
+        assert_eq!((recorded.registration, recorded.mode), (Registration::Operator, mode));
+        assert!(missing(&recorded.needs(), &complete()).is_empty());
+    }
+}
+
+#[test]
+fn what_the_user_wrote_comes_first_and_stays() {
+    let object = server(json!({"podTemplateSpec": {
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {
+            "tolerations": null,
+            "containers": [
+                {"name": "cache", "image": "cache:1"},
+                {"name": "mcp", "resources": {"limits": {"cpu": 1.5}}, "env": [{"name": "A", "value": "1"}]},
+            ],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+        },
+    }}));
+    insta::assert_json_snapshot!(shown(&admit(&object, &on(), &complete())));
+}
+
+#[test]
+fn what_has_our_name_is_left_alone_and_a_warning_says_what_follows() {
+    let object = server(json!({
+        "env": [{"name": "SKEP_CLIENT_DIR", "value": "/x"}],
+        "podTemplateSpec": {"spec": {
+            "initContainers": [{"name": "kagenti-client-registration", "image": "mine"}],
+            "containers": [
+                {"name": "spiffe-helper", "image": "mine"},
+                {"name": "mcp", "volumeMounts": [{"name": "mine", "mountPath": "/var/run/spiffe-svid/"}, {"name": "shared-data", "mountPath": "/var/run/skep-client"}], "env": [{"name": "SPIFFE_SVID_DIR", "value": "/y"}]},
+            ],
+            "volumes": [{"name": "svid-output", "configMap": {"name": "x"}}, {"name": "shared-data", "emptyDir": {}}, {"name": "spiffe-helper-config", "configMap": {"name": "spiffe-helper-config"}}],
+        }},
+    }));
+    let mutation = admit(&object, &on(), &complete());
+    assert_eq!(mutation.injected, [""; 0]);
+    insta::assert_json_snapshot!(shown(&mutation));
+    assert_eq!(restore_server(&mutation.result).result, object);
+}
+
+#[test]
+fn a_native_pod_starts_its_sidecars_first() {
+    let pod = pod();
+    let owner = PodOwner { namespace: "team".to_owned(), name: "weather".to_owned(), ..PodOwner::default() };
+    for mode in [SidecarMode::External, SidecarMode::Builtin] {
+        let policy = Policy { mode, ..on() };
+        let around = Surroundings { native_sidecars: true, ..complete() };
+        let mutation = mutate_pod(&pod, &owner, &policy, &around);
+        let spec = &mutation.result["spec"];
+        assert_eq!(spec["containers"].as_array().unwrap().len(), 1);
+        let shown = |container: &Value| {
+            json!([container["name"], container["restartPolicy"], container["startupProbe"]])
+        };
+        let first = spec["initContainers"].as_array().unwrap().iter().map(shown).collect::<Vec<_>>();
+        insta::assert_json_snapshot!(format!("native_pod_{mode:?}"), first);
+        let again = mutate_pod(&mutation.result, &owner, &policy, &around);
+        assert!(again.patch.0.is_empty() && again.warnings.is_empty(), "{:?}", again.warnings);
+        assert_eq!(again.injected, mutation.injected);
+    }
+    let plain = mutate_pod(&pod, &owner, &on(), &complete()).result;
+    let names: Vec<&Value> =
+        plain["spec"]["containers"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["mcp", "spiffe-helper", "kagenti-client-registration"]);
+    assert_eq!(plain["spec"]["initContainers"], pod["spec"]["initContainers"]);
+}
+
+#[test]
+fn a_pod_that_comes_again_with_the_api_servers_defaults_is_left_alone() {
+    let owner = PodOwner { namespace: "team".to_owned(), name: "weather".to_owned(), ..PodOwner::default() };
+    let mut came = mutate_pod(&pod(), &owner, &on(), &complete()).result;
+    for container in came["spec"]["containers"].as_array_mut().unwrap() {
+        container["terminationMessagePath"] = json!("/dev/termination-log");
+        let mounts = container["volumeMounts"].as_array_mut().unwrap();
+        mounts.push(
+            json!({"name": "kube-api-access", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}),
+        );
+    }
+    let again = mutate_pod(&came, &owner, &on(), &complete());
+    assert!(again.patch.0.is_empty() && again.warnings.is_empty(), "{:?}", again.warnings);
+    // What another webhook has taken out comes back.
+    came["spec"]["containers"].as_array_mut().unwrap().remove(1);
+    let again = mutate_pod(&came, &owner, &on(), &complete());
+    assert_eq!(again.result["spec"]["containers"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_pod_is_left_alone_where_it_should_be() {
+    let yes = PodOwner { namespace: "team".to_owned(), name: "weather".to_owned(), ..PodOwner::default() };
+    let no = PodOwner {
+        annotations: BTreeMap::from([("kagenti.dev/inject".to_owned(), "false".to_owned())]),
+        ..yes.clone()
+    };
+    let (mut going, mut other, mut odd) = (pod(), pod(), pod());
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    other["spec"]["containers"][0]["name"] = json!("toolhive");
+    odd["spec"]["volumes"] = json!("x");
+    for (pod, owner, warnings) in
+        [(&pod(), &no, 0), (&going, &yes, 0), (&other, &yes, 0), (&odd, &yes, 1), (&json!({}), &yes, 0)]
+    {
+        let mutation = mutate_pod(pod, owner, &on(), &complete());
+        assert!(mutation.patch.0.is_empty() && mutation.injected.is_empty());
+        assert_eq!(mutation.warnings.len(), warnings, "{:?}", mutation.warnings);
+    }
+}
+
+#[test]
+fn an_update_brings_sidecars_up_to_date_and_nothing_else() {
+    let object = server(json!({"podTemplateSpec": {"spec": {"containers": [{"name": "a", "image": "a"}]}}}));
+    let first = admit(&object, &on(), &complete()).result;
+    let mut policy = on();
+    policy.config = SidecarConfig::parse("images: {spiffeHelper: 'helper:2'}").unwrap();
+    let second = admit(&first, &policy, &complete());
+    let paths: Vec<String> = second.patch.0.iter().map(|operation| operation.path().to_string()).collect();
+    assert_eq!(
+        paths,
+        ["/metadata/annotations/skep.dev~1injection", "/spec/podTemplateSpec/spec/containers/2/image"]
+    );
+    assert_eq!(restore_server(&second.result).result, object);
+}
+
+#[test]
+fn what_the_user_edits_becomes_his() {
+    let object = server(json!({}));
+    let mut edited = admit(&object, &on(), &complete()).result;
+    let pod = &mut edited["spec"]["podTemplateSpec"]["spec"];
+    pod["containers"][1]["image"] = json!("mine:1");
+    pod["containers"][0]["env"][0]["value"] = json!("/mine");
+    let mutation = admit(&edited, &on(), &complete());
+    assert_eq!(mutation.injected, ["kagenti-client-registration"]);
+    assert_eq!(
+        mutation.warnings.iter().filter(|warning| warning.contains("has been changed since")).count(),
+        2
+    );
+    let after = &mutation.result["spec"]["podTemplateSpec"]["spec"];
+    let helper = after["containers"].as_array().unwrap().iter().find(|one| one["name"] == "spiffe-helper");
+    assert_eq!(helper.unwrap()["image"], "mine:1");
+    // Switched off, it still has the volumes that came with it, however often the object was written meanwhile.
+    let later = admit(&mutation.result, &Policy { socket: Socket::Csi, ..on() }, &complete());
+    let off = admit(&later.result, &Policy::default(), &complete());
+    assert_eq!(off.warnings, [""; 0]);
+    insta::assert_json_snapshot!(off.result["spec"]["podTemplateSpec"]);
+}
+
+#[test]
+fn a_template_that_is_replaced_is_filled_again_and_forgotten_lists_stay_the_users() {
+    let before = admit(&server(json!({})), &on(), &complete()).result;
+    // As a merge patch does it: whole lists are the user's now.
+    let mut replaced = before.clone();
+    replaced["spec"]["podTemplateSpec"]["spec"]["containers"] = json!([]);
+    replaced["spec"]["podTemplateSpec"]["spec"]["volumes"] = json!([{"name": "a", "emptyDir": {}}]);
+    let after = admit(&replaced, &on(), &complete());
+    assert_eq!(containers(&after.result).len(), 3);
+    let off = restore_server(&after.result).result;
+    let template = json!({"spec": {"containers": [], "volumes": [{"name": "a", "emptyDir": {}}]}});
+    assert_eq!(off["spec"]["podTemplateSpec"], template);
+}
+
+#[test]
+fn the_switches_decide_and_say_so() {
+    let mut object = server(json!({}));
+    object["metadata"]["annotations"] = json!({"kagenti.dev/inject": "true"});
+    let mutation = admit(&object, &Policy::default(), &complete());
+    assert_eq!(mutation.decision.reason.as_str(), "object-annotation");
+    assert_eq!(injection(&mutation.result).unwrap().reason, "object-annotation");
+    let mut off = mutation.result.clone();
+    off["metadata"]["annotations"]["kagenti.dev/inject"] = json!("false");
+    object["metadata"]["annotations"]["kagenti.dev/inject"] = json!("false");
+    assert_eq!(admit(&off, &on(), &complete()).result, object);
+    assert_eq!(restore_server(&mutation.result).result["spec"], object["spec"]);
+}
+
+#[test]
+fn what_can_not_be_injected_into_is_left_alone_with_the_reason() {
+    let mut going = server(json!({"podTemplateSpec": "x"}));
+    going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let mut nameless = server(json!({}));
+    nameless["metadata"] = json!({"generateName": "weather-"});
+    let mut newer = server(json!({}));
+    newer["metadata"]["annotations"] = json!({ANNOTATION: r#"{"version":7}"#});
+    for (object, part) in [
+        (going, None),
+        (nameless, Some("metadata.name: ")),
+        (newer, Some("Version 7 was written by a newer webhook")),
+        (server(json!({"podTemplateSpec": "x"})), Some("spec.podTemplateSpec: ")),
+        (
+            server(json!({"podTemplateSpec": {"spec": {"containers": {}}}})),
+            Some("spec.podTemplateSpec.spec.containers: "),
+        ),
+        (json!({"metadata": {"name": "a"}}), Some("spec: ")),
+        (json!({"metadata": {"name": "a"}, "spec": []}), Some("spec: ")),
+        (json!(null), Some("metadata.name: ")),
+    ] {
+        let mutation = admit(&object, &on(), &complete());
+        assert_eq!(mutation.result, object);
+        assert!(mutation.injected.is_empty());
+        match (part, mutation.warnings.as_slice()) {
+            (None, []) => {}
+            (Some(part), [warning]) => assert!(warning.contains(part), "{warning}"),
+            (part, warnings) => panic!("{part:?} {warnings:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_the_namespace_lacks_is_said() {
+    let mutation = admit(&server(json!({})), &on(), &Surroundings::default());
+    insta::assert_json_snapshot!(mutation.warnings);
+    let labels = BTreeMap::from([("pod-security.kubernetes.io/enforce".to_owned(), "restricted".to_owned())]);
+    let around = Surroundings { namespace_labels: labels, ..complete() };
+    let policy = Policy { registration: Registration::Operator, ..on() };
+    let warnings = admit(&server(json!({})), &policy, &around).warnings;
+    assert!(matches!(warnings.as_slice(), [one] if one.contains("--spire-socket=csi")), "{warnings:?}");
+    let policy = Policy { socket: Socket::Csi, ..policy };
+    assert_eq!(admit(&server(json!({})), &policy, &around).warnings, [""; 0]);
+}
+
+#[test]
+fn in_a_pod_that_is_root_the_sidecars_are_not() {
+    let template = json!({"spec": {"securityContext": {"runAsUser": 0, "runAsNonRoot": false}}});
+    let mutation = admit(&server(json!({"podTemplateSpec": template})), &on(), &complete());
+    for container in
+        &mutation.result["spec"]["podTemplateSpec"]["spec"]["containers"].as_array().unwrap()[1..]
+    {
+        assert_eq!(container["securityContext"]["runAsUser"], 1000, "{container}");
+    }
+}
+
+#[test]
+fn a_volume_that_goes_while_somebody_mounts_it_is_said() {
+    let mounts = json!([{"name": "svid-output", "mountPath": "/certs"}]);
+    let object = server(
+        json!({"podTemplateSpec": {"spec": {"containers": [{"name": "mcp", "volumeMounts": mounts}]}}}),
+    );
+    let injected = admit(&object, &on(), &complete()).result;
+    let off = admit(&injected, &Policy::default(), &complete());
+    assert_eq!(off.result, object);
+    assert!(matches!(off.warnings.as_slice(), [one] if one.contains("`svid-output`")), "{:?}", off.warnings);
+}
+
+#[test]
+fn the_example_of_a_config_file_says_the_defaults() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/webhook/sidecars.yaml");
+    let mut read = SidecarConfig::parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(read.volumes.socket.kind.take(), Some(Socket::HostPath));
+    assert!(read.volumes.shared_size.take().is_some() && read.volumes.svid_size.take().is_some());
+    assert_eq!(read, SidecarConfig::default());
+}
+
+pub(crate) fn pod() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "weather-0", "namespace": "team", "labels": {"toolhive": "true"}},
+        "spec": {
+            "securityContext": {"runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            "initContainers": [],
+            "containers": [{
+                "name": "mcp",
+                "image": "example/server:1",
+                "securityContext": {"privileged": false, "runAsNonRoot": true, "runAsUser": 1000, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}},
+            }],
+        },
+    })
+}

@@ -1,0 +1,6 @@
+//! Registration of a pod at a Keycloak.
+
+mod credentials;
+mod harness;
+mod healing;
+mod identity;
