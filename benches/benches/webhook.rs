@@ -312,7 +312,7 @@ impl ApiServer {
         Ok(found)
     }
 
-    async fn as_many_as_possible(self, lane: u32, until: Instant) -> anyhow::Result<u64> {
+    async fn at_most(self, lane: u32, until: Instant) -> anyhow::Result<u64> {
         let mut sender = self.connect().await?;
         let (mut count, mut number) = (0, lane);
         while Instant::now() < until {
@@ -371,7 +371,7 @@ fn offer(ca: &TestCa, serving: &ServingCertificate, address: SocketAddr) -> anyh
         let begun = Instant::now();
         let mut lanes = JoinSet::new();
         for lane in 0..LANES {
-            lanes.spawn(api.clone().as_many_as_possible(lane, begun + Duration::from_secs(MOST_SECONDS)));
+            lanes.spawn(api.clone().at_most(lane, begun + Duration::from_secs(MOST_SECONDS)));
         }
         let mut count = 0;
         while let Some(found) = lanes.join_next().await {

@@ -140,7 +140,8 @@ pub fn webhook_rights() -> BTreeSet<Right> {
     for (group, resources, verbs) in WEBHOOK {
         add(&mut rights, group, resources, verbs);
     }
-    for kind in Kind::ALL {
+    // Nothing refers to an entry.
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::MCPServerEntry) {
         add(&mut rights, GROUP, kind.plural(), "get list watch");
     }
     rights

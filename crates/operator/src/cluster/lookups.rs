@@ -188,3 +188,31 @@ fn version(store: &Store, namespace: &str, name: &str) -> Option<String> {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_administrators_password_in_environments_is_not_kept() {
+        let server = tower::service_fn(|_: Request<Body>| async {
+            let body = json!({"metadata": {"resourceVersion": "1"},
+                "data": {"KEYCLOAK_URL": "u", "KEYCLOAK_ADMIN_PASSWORD": "hunter2"}});
+            Ok::<_, Infallible>(Response::new(Body::from(body.to_string().into_bytes())))
+        });
+        let lookups = Lookups::new(Client::new(server, "default"), Arc::default(), Arc::default());
+        let found = lookups.ask_config_map("ns", ENVIRONMENTS).await.unwrap().unwrap();
+        assert_eq!(found.data["KEYCLOAK_URL"], "u");
+        assert!(!found.data[KEYCLOAK_ADMIN_PASSWORD].is_empty(), "that there is one matters");
+        assert!(!format!("{found:?}").contains("hunter2"));
+        // In a ConfigMap of another name it is nobody's password.
+        let other = lookups.ask_config_map("ns", "mine").await.unwrap().unwrap();
+        assert_eq!(other.data[KEYCLOAK_ADMIN_PASSWORD], "hunter2");
+    }
+}

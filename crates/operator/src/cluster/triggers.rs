@@ -58,7 +58,7 @@ impl Cluster {
     /// Everything that an object refers to directly, also through sidecars that come with its pods.
     pub(super) fn references(&self, object: &Object) -> BTreeSet<Reference> {
         let mut found = plan::references(object);
-        found.extend(plan::pod_sidecar_references(object, &self.settings));
+        found.extend(plan::sidecar_references(object, &self.settings));
         found
     }
 

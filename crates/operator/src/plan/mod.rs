@@ -59,7 +59,7 @@ pub use self::restart::{Restart, RestartStrategy};
 pub use self::secrets_named::secrets_named;
 pub use self::sidecars::{
     Injected, PREREQUISITES_MET, PREREQUISITES_MISSING, PodSidecars, SIDECARS_READY, injected,
-    pod_sidecar_references, service_account,
+    service_account, sidecar_references,
 };
 pub use self::suspension::{is_open, suspended};
 pub use self::world::{DefaultRedis, Missing, Place, Settings, WorkloadName, World};

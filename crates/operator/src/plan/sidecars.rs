@@ -12,7 +12,9 @@ use super::world::Settings;
 use crate::sidecars::names::{
     ADMIN_SECRET, ENVIRONMENTS, HELPER_CONFIG, REGISTRATION_SECRET, SWITCH_ANNOTATION, client_secret,
 };
-use crate::sidecars::{Injection, Needs, Policy, Registration, SidecarMode, Surroundings, decide, missing};
+use crate::sidecars::{
+    Injection, Login, Needs, Policy, Registration, SidecarMode, Surroundings, decide, missing,
+};
 
 /// The condition that says whether what the sidecars need is there.
 pub const SIDECARS_READY: &str = "SidecarsReady";
@@ -66,33 +68,60 @@ fn noted(object: &Object) -> Option<Injected> {
     Some(Injected { registration: found.registration, needs: Some(found.needs()), mode: found.mode })
 }
 
-/// What the sidecars of an object refer to, when the object itself says that it has some.
+/// What decides whether the sidecars that an object says it has can do their work.
 pub(super) fn references(object: &Object) -> BTreeSet<Reference> {
-    noted(object).map(|injected| named(object, injected)).unwrap_or_default()
+    let Some(needs) = noted(object).and_then(|injected| injected.needs) else { return BTreeSet::new() };
+    let mut found = vec![(Target::ConfigMap, HELPER_CONFIG)];
+    if needs.registration == Registration::Pod {
+        found.push((Target::ConfigMap, ENVIRONMENTS));
+        match needs.login {
+            Login::AdminSecret => found.push((Target::Secret, ADMIN_SECRET)),
+            Login::RegistrationSecret => found.push((Target::Secret, REGISTRATION_SECRET)),
+            Login::AdminConfigMap | Login::Nothing => {}
+        }
+    }
+    named(found)
 }
 
-/// What the sidecars refer to that may come with an object's pods. Whether they do is decided by its namespace
-/// too; a change of what is not used does no harm.
-pub fn pod_sidecar_references(object: &Object, settings: &Settings) -> BTreeSet<Reference> {
+/// What is looked at besides for an object's sidecars: by the operator, for its own part in them, and where they
+/// come with pods. Whether those get any is decided by their namespace too; that a change of what is not used is
+/// heard of does no harm.
+pub fn sidecar_references(object: &Object, settings: &Settings) -> BTreeSet<Reference> {
+    let client = client_secret(&object.metadata.name);
+    // The realm is in `environments`, and the helper's configuration is made for it.
+    let registered = [(Target::ConfigMap, ENVIRONMENTS), (Target::Secret, client.as_str())];
+    let mut found = Vec::new();
+    if let Some(injected) = noted(object) {
+        if injected.registration == Registration::Operator {
+            found.extend(registered);
+        }
+        return named(found);
+    }
     let switched_off =
         object.metadata.annotations.get(SWITCH_ANNOTATION).is_some_and(|value| value == "false");
-    match settings.sidecars {
-        Some(pods) if object.kind == Kind::MCPServer && !switched_off => named(object, with_pods(pods)),
-        _ => BTreeSet::new(),
+    if let Some(pods) = settings.sidecars
+        && object.kind == Kind::MCPServer
+        && !switched_off
+    {
+        found.extend([
+            (Target::ConfigMap, ENVIRONMENTS),
+            (Target::ConfigMap, HELPER_CONFIG),
+            (Target::Secret, ADMIN_SECRET),
+            (Target::Secret, REGISTRATION_SECRET),
+        ]);
+        if pods.registration == Registration::Operator {
+            found.extend(registered);
+        }
     }
+    named(found)
 }
 
-fn named(object: &Object, injected: Injected) -> BTreeSet<Reference> {
-    let mut found: Vec<(Target, String)> = vec![
-        (Target::ConfigMap, ENVIRONMENTS.to_owned()),
-        (Target::ConfigMap, HELPER_CONFIG.to_owned()),
-        (Target::Secret, ADMIN_SECRET.to_owned()),
-        (Target::Secret, REGISTRATION_SECRET.to_owned()),
-    ];
-    if injected.registration == Registration::Operator {
-        found.push((Target::Secret, client_secret(&object.metadata.name)));
-    }
-    found.into_iter().map(|(target, name)| Reference { target, name }).collect()
+fn named(found: Vec<(Target, &str)>) -> BTreeSet<Reference> {
+    found
+        .into_iter()
+        .filter(|(_, name)| names::is_dns_subdomain(name))
+        .map(|(target, name)| Reference { target, name: name.to_owned() })
+        .collect()
 }
 
 /// The ServiceAccount that an MCP server's pods run as, which decides what SPIFFE ID they get; none for other

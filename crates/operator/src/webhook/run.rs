@@ -126,10 +126,11 @@ pub async fn run(parts: Parts, listener: TcpListener, drain: DrainWatch) -> Resu
     Ok(())
 }
 
-/// What the webhook watches.
+/// What the webhook watches: what objects refer to, and workloads, whose names may collide.
 pub fn watched() -> Vec<Resource> {
     Kind::ALL
         .into_iter()
+        .filter(|kind| *kind != Kind::MCPServerEntry)
         .map(Resource::Ours)
         .chain([Resource::SecretMetadata, Resource::ConfigMapMetadata, Resource::Namespace])
         .collect()
@@ -161,10 +162,12 @@ async fn know(parts: &Parts, reviewer: &Reviewer) {
         // Not before the watches have said what they wait for.
         readiness.ready("discovery");
         let changed = changed(&parts.client, capabilities);
+        let mut known = false;
         let serving = async {
             progress.begun().await;
             tracing::info!("the caches are filled");
             reviewer.know(Arc::clone(&cluster));
+            known = true;
             drop(before.take());
             std::future::pending::<()>().await;
         };
@@ -176,6 +179,8 @@ async fn know(parts: &Parts, reviewer: &Reviewer) {
                 tokio::time::sleep(AFTER_FAULT).await;
             }
         }
-        before = Some(feeds);
+        if known {
+            before = Some(feeds);
+        }
     }
 }

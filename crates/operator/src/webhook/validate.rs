@@ -13,17 +13,19 @@ use super::mutate::is_terminating;
 use super::review::{Answer, Operation, Request, User, Verdict};
 use super::reviewer::{Reviewer, unknown};
 use super::settings::AccessReviews;
-use super::world::{Facts, Freshness, WorldError};
+use super::world::{AT_A_TIME, Facts, Freshness, WorldError};
 use crate::cluster::feed::chain;
 use crate::plan::{self, Planned, Target, World};
 use crate::sidecars;
 
 /// Reason of problems with what the author may do.
 const NOT_ALLOWED: &str = "NotAllowed";
+/// Reason of a problem with the number of things that an object refers to.
+const TOO_MANY: &str = "TooManyReferences";
 /// Secrets that one object may name: each is a question to the API server.
 const MAX_SECRETS: usize = 256;
-/// Questions of one review that are open at a time.
-const AT_A_TIME: usize = 16;
+/// Things that one object may refer to: each may be a look.
+const MAX_REFERENCES: usize = 512;
 
 /// Judges an object. One that is being deleted, or an update that leaves the spec as it is, is never denied.
 pub(super) async fn object(reviewer: &Reviewer, facts: &Facts, kind: Kind, mut request: Request) -> Answer {
@@ -41,6 +43,13 @@ pub(super) async fn object(reviewer: &Reviewer, facts: &Facts, kind: Kind, mut r
     let lenient = update
         && (is_terminating(&request.object)
             || written.get("spec") == as_written(kind, &request.old_object).get("spec"));
+    let references = plan::references(&object).len();
+    if references > MAX_REFERENCES {
+        let message = format!(
+            "This refers to {references} objects, and at most {MAX_REFERENCES} are looked up. Refer to fewer."
+        );
+        return answer(vec![Problem::error("spec", TOO_MANY, message)], lenient);
+    }
     let judged = judge(reviewer, facts, &object, request.operation, lenient);
     let wanted = wanted(&object, &written);
     let asked =

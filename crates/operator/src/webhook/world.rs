@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::stream::{StreamExt as _, TryStreamExt as _, iter};
 use serde_json::Value;
 use skep_api::crd::{Kind, Object};
 use skep_runtime::clock::SharedClock;
@@ -24,6 +24,8 @@ use crate::sidecars::{Surroundings, names};
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// For how long something that was not there counts as missing without another question.
 const MISSING_FOR: Duration = Duration::from_secs(1);
+/// Questions of one review that are open at a time.
+pub(super) const AT_A_TIME: usize = 16;
 /// Missing things that are remembered.
 const MISSING_LIMIT: usize = 4096;
 
@@ -140,11 +142,14 @@ impl Facts {
         let mut seen = plan::references(object);
         let mut open: Vec<Reference> = seen.iter().cloned().collect();
         while !open.is_empty() {
-            let asked = open.iter().map(|reference| self.find(namespace, reference, fresh));
-            let found = join_all(asked).await;
+            let found: Vec<(Reference, Found)> = iter(open)
+                .map(|reference| self.find(namespace, reference, fresh))
+                .buffered(AT_A_TIME)
+                .try_collect()
+                .await?;
             let mut further: Vec<Reference> = Vec::new();
-            for (Reference { target, name }, found) in open.drain(..).zip(found) {
-                match (target, found?) {
+            for (Reference { target, name }, found) in found {
+                match (target, found) {
                     (Target::Object(kind), Found::Config(config)) => {
                         further.extend(plan::references(&config));
                         world.configs.insert((kind, name), *config);
@@ -243,12 +248,13 @@ impl Facts {
     async fn find(
         &self,
         namespace: &str,
-        Reference { target, name }: &Reference,
+        reference: Reference,
         fresh: Freshness,
-    ) -> Result<Found, WorldError> {
-        Ok(match target {
+    ) -> Result<(Reference, Found), WorldError> {
+        let name = reference.name.as_str();
+        let found = match reference.target {
             Target::Object(kind) => {
-                let found = self.object(*kind, namespace, name, fresh).await?;
+                let found = self.object(kind, namespace, name, fresh).await?;
                 let config = found.and_then(|found| Object::parse(&found).ok());
                 config.map_or(Found::Nothing, |config| Found::Config(Box::new(config)))
             }
@@ -259,7 +265,8 @@ impl Facts {
             Target::ConfigMap => {
                 self.config_map(namespace, name, fresh).await?.map_or(Found::Nothing, Found::ConfigMap)
             }
-        })
+        };
+        Ok((reference, found))
     }
 
     async fn secret(
@@ -319,18 +326,27 @@ impl Facts {
             return Ok(all);
         }
         // Those that went a moment ago are nobody's neighbours.
-        let there = all.iter().map(|other| {
-            let own = *other == own;
-            async move {
-                Ok(own
-                    || self
-                        .object(other.kind, &object.metadata.namespace, &other.name, fresh)
-                        .await?
-                        .is_some())
-            }
-        });
-        let there: Vec<bool> = join_all(there).await.into_iter().collect::<Result<_, WorldError>>()?;
-        Ok(all.into_iter().zip(there).filter_map(|(other, there)| there.then_some(other)).collect())
+        let namespace = object.metadata.namespace.as_str();
+        iter(all)
+            .map(|other| self.still_there(namespace, other, &own))
+            .buffered(AT_A_TIME)
+            .try_filter_map(|other| std::future::ready(Ok(other)))
+            .try_collect()
+            .await
+    }
+
+    /// A workload, if it is the object itself or is there now.
+    async fn still_there(
+        &self,
+        namespace: &str,
+        other: WorkloadName,
+        own: &WorkloadName,
+    ) -> Result<Option<WorkloadName>, WorldError> {
+        if other == *own {
+            return Ok(Some(other));
+        }
+        let found = self.object(other.kind, namespace, &other.name, Freshness::Now).await?;
+        Ok(found.map(|_| other))
     }
 
     /// Asks the API server, unless it has just said that there is nothing.

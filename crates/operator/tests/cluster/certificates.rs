@@ -1,6 +1,7 @@
 //! The webhook's certificate on a real API server, which calls the webhook all the while: its own one under
 //! nothing but the rights that it is documented to need, and one in files.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -18,7 +19,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use skep_operator::client::Layers;
-use skep_operator::permissions::{webhook_configuration_rules, webhook_own_rules};
+use skep_operator::client::hooks::{Recorder, SharedHook};
+use skep_operator::permissions::{Right, granted, webhook_configuration_rules, webhook_own_rules};
 use skep_operator::webhook::certificates::{Pace, Parts, run};
 use skep_operator::webhook::settings::{CertificateSource, SelfSigned};
 use skep_runtime::clock::SystemClock;
@@ -45,6 +47,7 @@ struct Process {
     readiness: Readiness,
     tls: Tls,
     calls: Arc<AtomicUsize>,
+    recorder: Arc<Recorder>,
     stop: CancellationToken,
     drain: Drain,
     task: JoinHandle<()>,
@@ -67,8 +70,10 @@ impl Process {
         tokio::spawn(serve_tls(listener, tls.clone(), handler, limits, drain.watch(), load));
         let metrics = CertificateMetrics::register(&Metrics::new(), "skep_webhook");
         let clock = SystemClock::shared();
+        let recorder = Recorder::shared();
+        let layers = Layers { hook: Some(Arc::clone(&recorder) as SharedHook), ..Layers::default() };
         let parts = Parts {
-            client: client(plane, token, &Layers::default()).await,
+            client: client(plane, token, &layers).await,
             source,
             identity: format!("process at {address}"),
             slot: CertificateSlot::new(serving.clone(), readiness.clone(), metrics, Arc::clone(&clock)),
@@ -79,11 +84,23 @@ impl Process {
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(parts, stop.clone()));
-        Self { address, serving, readiness, tls, calls, stop, drain, task }
+        Self { address, serving, readiness, tls, calls, recorder, stop, drain, task }
     }
 
     fn report(&self) -> ReadinessReport {
         self.readiness.report(&self.drain.watch())
+    }
+
+    /// What it needed rights for.
+    fn used(&self) -> BTreeSet<Right> {
+        let calls = self.recorder.calls().into_iter().filter(|(_, code)| *code < 400);
+        calls
+            .map(|(call, _)| Right {
+                resource: call.rule_resource(),
+                verb: call.verb.to_owned(),
+                group: call.group,
+            })
+            .collect()
     }
 
     fn presented(&self) -> Option<CertificateDer<'static>> {
@@ -363,6 +380,7 @@ async fn replicas_make_one_certificate_that_the_api_server_trusts_and_both_heal_
     );
     let (leader, other) =
         if leads.ends_with(&first.address.to_string()) { (first, second) } else { (second, first) };
+    let used = leader.used();
     leader.stop().await;
     until("the other one leads", async || holder().await.ends_with(&other.address.to_string())).await;
     made(
@@ -377,6 +395,13 @@ async fn replicas_make_one_certificate_that_the_api_server_trusts_and_both_heal_
     );
     let presented = other.presented();
     until("it makes a certificate", async || other.presented() != presented).await;
+    let rules = [
+        webhook_own_rules("server-cert", "server-cert"),
+        webhook_configuration_rules("mutating", "validating"),
+    ];
+    let granted: BTreeSet<Right> = rules.iter().flatten().flat_map(granted).collect();
+    let used: BTreeSet<Right> = used.union(&other.used()).cloned().collect();
+    assert_eq!(used, granted, "every right is needed");
     webhook.remove().await;
     other.stop().await;
 }

@@ -71,3 +71,5 @@ mod toolhive_rows;
 mod webhook;
 #[cfg(test)]
 mod webhook_harness;
+#[cfg(test)]
+mod webhook_rights;

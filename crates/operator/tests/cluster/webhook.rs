@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value, json};
-use skep_api::crd::{Kind, Object};
+use skep_api::crd::{Kind, Object, Version};
 use skep_operator::plan::{Missing, plan_object};
 use skep_operator::sidecars::names::{
     CLIENT_REGISTRATION, INJECTION_ANNOTATION, SERVER_CLIENT_DIR, SERVER_SVID_DIR, SPIFFE_HELPER,
@@ -13,6 +13,7 @@ use skep_operator::sidecars::names::{
 use skep_operator::webhook::settings::InjectionPoint;
 use skep_runtime::rng::Rng as _;
 use skep_testkit::SeededRng;
+use skep_testkit::control_plane::{Assets, ControlPlane, Options};
 
 use crate::cases::{Case, cases};
 use crate::harness::Cluster;
@@ -469,7 +470,11 @@ async fn judged(case: &Case, place: &Cluster, nobody: &str) -> (usize, usize) {
     for object in &case.objects {
         let mut object = object.clone();
         object["metadata"]["namespace"] = place.namespace.clone().into();
-        let Some(taken) = unasked(nobody, place, &object).await else { continue };
+        let Some(mut taken) = unasked(nobody, place, &object).await else { continue };
+        // Nothing is injected here, so the webhook takes this away.
+        if let Some(annotations) = taken["metadata"]["annotations"].as_object_mut() {
+            annotations.remove(INJECTION_ANNOTATION);
+        }
         if taken["kind"].as_str().unwrap().parse::<Kind>().is_err() {
             stored.push(place.create(&object).await.unwrap());
             continue;
@@ -503,4 +508,53 @@ async fn judged(case: &Case, place: &Cluster, nobody: &str) -> (usize, usize) {
         }
     }
     (denied, admitted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_the_definitions_of_october_2025_a_server_without_containers_is_let_in() {
+    // This API server is nobody else's: it has the definition of that time alone.
+    let Some(assets) = Assets::find_or_skip() else { return };
+    let plane = ControlPlane::start(&assets, Options { controllers: vec![] }).await;
+    let plane: &'static ControlPlane = Box::leak(Box::new(plane));
+    let mut crd =
+        skep_api::yaml::documents(include_str!("data/mcpserver-2025-10.yaml")).unwrap().remove(0).value;
+    // With the typed template that releases of that time had: it has to have containers, and those names.
+    let container = json!({
+        "type": "object", "required": ["name"], "x-kubernetes-preserve-unknown-fields": true,
+        "properties": {"name": {"type": "string"}, "image": {"type": "string"}},
+    });
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["podTemplateSpec"] = json!({
+        "type": "object",
+        "properties": {
+            "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "spec": {"type": "object", "required": ["containers"], "properties": {
+                "containers": {"type": "array", "items": container},
+                "volumes": {"type": "array", "items": container},
+            }},
+        },
+    });
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, body) = plane.request("POST", path, "application/json", &crd.to_string()).await;
+    assert_eq!(code, 201, "{body}");
+    let cluster = Cluster { plane, namespace: plane.namespace().await };
+    let mut manifest = server("old", json!({}));
+    manifest["apiVersion"] = V1ALPHA1.into();
+    manifest["spec"].as_object_mut().unwrap().remove("authMode");
+    let webhook =
+        Webhook::start(&cluster, Choices { version: Version::V1Alpha1, ..Choices::default() }).await;
+    let answer = Answer::of(&cluster, "POST", &manifest).await;
+    assert_eq!(answer.code, 201, "{}", answer.body);
+    let pod = &answer.body["spec"]["podTemplateSpec"]["spec"];
+    assert_eq!(names_of(&pod["containers"]), ["mcp", SPIFFE_HELPER, CLIENT_REGISTRATION]);
+    let again = Answer::of(&cluster, "PUT", &answer.body).await;
+    // This API server counts a generation for a default of this definition that it reads as another number.
+    assert_eq!(again.body["spec"], answer.body["spec"]);
+    assert_eq!(again.body["metadata"]["annotations"], answer.body["metadata"]["annotations"]);
+    let mut off = again.body.clone();
+    off["metadata"]["annotations"][SWITCH_ANNOTATION] = "false".into();
+    let off = Answer::of(&cluster, "PUT", &off).await;
+    assert_eq!(off.code, 200, "{}", off.body);
+    assert!(off.body["spec"].get("podTemplateSpec").is_none(), "{}", off.body);
+    webhook.stop().await;
+    plane.stop_api_server();
 }

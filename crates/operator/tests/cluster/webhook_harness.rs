@@ -10,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
-use skep_api::crd::{GROUP, Kind};
+use skep_api::crd::{GROUP, Kind, Version};
 use skep_operator::client::Layers;
 use skep_operator::plan;
 use skep_operator::sidecars::names::{INJECTION_ANNOTATION, SWITCH_ANNOTATION};
-use skep_operator::sidecars::{Policy, SidecarConfig};
+use skep_operator::sidecars::Policy;
 use skep_operator::webhook::settings::{AccessReviews, CertificateSource, InjectionPoint, WebhookSettings};
 use skep_operator::webhook::{Parts, WebhookMetrics};
 use skep_runtime::clock::SystemClock;
@@ -69,6 +69,8 @@ pub(crate) struct Choices {
     pub(crate) injection_point: InjectionPoint,
     pub(crate) policy: Policy,
     pub(crate) strict_references: bool,
+    /// Version in which the probes are written.
+    pub(crate) version: Version,
     /// In place of the administrator's.
     pub(crate) token: Option<String>,
 }
@@ -80,6 +82,7 @@ impl Default for Choices {
             injection_point: InjectionPoint::Server,
             policy: Policy::default(),
             strict_references: false,
+            version: Version::V1Beta1,
             token: None,
         }
     }
@@ -90,6 +93,7 @@ pub(crate) struct Webhook {
     pub(crate) certificates: Certificates,
     pub(crate) port: u16,
     point: InjectionPoint,
+    version: Version,
     label: String,
     config: PathBuf,
     drain: Drain,
@@ -144,6 +148,7 @@ impl Webhook {
             certificates,
             port,
             point: choices.injection_point,
+            version: choices.version,
             label: cluster.namespace.clone(),
             config,
             drain,
@@ -211,19 +216,16 @@ impl Webhook {
     async fn asked(&self, cluster: &Cluster) {
         // Both webhooks: the one for what is wrong denies it.
         let probe = json!({
-            "apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPServer", "metadata": {"name": "probe"},
-            "spec": {"image": "i", "transport": "streamable-http", "authServerRef": {"name": "x", "kind": "Nothing"}},
+            "apiVersion": self.version.api_version(), "kind": "MCPServer", "metadata": {"name": "probe"},
+            "spec": {"image": "no image", "transport": "streamable-http"},
         });
         self.eventually(async || {
             let answer = Answer::dry(cluster, &probe).await;
-            answer.body["message"]
-                .as_str()
-                .is_some_and(|said| said.contains("spec.authServerRef"))
-                .then_some(())
+            answer.body["message"].as_str().is_some_and(|said| said.contains("spec.image")).then_some(())
         })
         .await;
         let probe = json!({
-            "apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPServer",
+            "apiVersion": self.version.api_version(), "kind": "MCPServer",
             "metadata": {"name": "probe", "annotations": {SWITCH_ANNOTATION: "true"}},
             "spec": {"image": "i", "transport": "streamable-http"},
         });
@@ -264,7 +266,7 @@ impl Webhook {
         std::fs::write(&fresh, text).unwrap();
         std::fs::rename(&fresh, &self.config).unwrap();
         let probe = json!({
-            "apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPServer", "metadata": {"name": "probe"},
+            "apiVersion": self.version.api_version(), "kind": "MCPServer", "metadata": {"name": "probe"},
             "spec": {"image": "i", "transport": "streamable-http"},
         });
         self.eventually(async || {

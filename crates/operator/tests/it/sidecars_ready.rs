@@ -5,8 +5,8 @@ use skep_api::condition::{Condition, ConditionStatus};
 use skep_api::crd::{Kind, Object};
 use skep_operator::observe::{ClientRegistration, Observed};
 use skep_operator::plan::{
-    Planned, PodSidecars, SIDECARS_READY, World, injected, plan_object, pod_sidecar_references, references,
-    service_account,
+    Planned, PodSidecars, SIDECARS_READY, World, injected, plan_object, references, service_account,
+    sidecar_references,
 };
 use skep_operator::sidecars::{Registration, SidecarMode};
 use skep_operator::status;
@@ -131,7 +131,7 @@ fn sidecars_that_come_with_pods_are_decided_as_the_webhook_decides() {
         assert_eq!(injected(&object, &world).is_some(), expected, "{annotations} {sidecars:?}");
         assert_eq!(condition(&plan_object(&object, &world)).is_some(), expected);
         // More may be watched than is used, never less.
-        let watched = pod_sidecar_references(&object, &world.settings);
+        let watched = sidecar_references(&object, &world.settings);
         assert!(!expected || watched.len() == 4, "{watched:?}");
     }
     // An administrator's password in `environments`, as of old, lets the external registration log in.
@@ -161,6 +161,25 @@ fn the_account_of_the_pods_is_the_templates_then_the_servers_then_its_own() {
         Some("t")
     );
     assert_eq!(of(json!({"image": "i", "serviceAccount": "../x"})), None, "it becomes part of an id");
+}
+
+#[test]
+fn what_is_watched_for_sidecars_is_what_they_need() {
+    let of = |text: &str| {
+        let object = object(Kind::MCPServer, json!({"annotations": noted(text)}));
+        let settings = World::default().settings;
+        let names = |found: std::collections::BTreeSet<skep_operator::plan::Reference>| {
+            found.into_iter().map(|one| one.name).collect::<Vec<_>>()
+        };
+        (names(references(&object)), names(sidecar_references(&object, &settings)))
+    };
+    let (planned, besides) = of(BUILTIN);
+    assert_eq!(planned, ["keycloak-registration", "environments", "spiffe-helper-config"]);
+    assert_eq!(besides, [""; 0]);
+    assert_eq!(of(EXTERNAL).0, ["keycloak-admin-secret", "environments", "spiffe-helper-config"]);
+    let (planned, besides) = of(OPERATOR);
+    assert_eq!(planned, ["spiffe-helper-config"]);
+    assert_eq!(besides, ["foo-keycloak-client", "environments"]);
 }
 
 /// A plan whose sidecars have what they need, or not.

@@ -97,6 +97,8 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
     let registry = Metrics::new();
     let metrics = WebhookMetrics::register(&registry);
     let (readiness, serving, drain) = (Readiness::new(), ServingCertificate::empty(), Drain::new());
+    // Before anybody can ask: the webhook itself starts a little later.
+    readiness.not_ready("discovery", "the API server has not been asked yet");
     let clock = SystemClock::shared();
     let client = connect(config, &Layers::default())?;
     let listener = listen(settings.address, "admission reviews")?;

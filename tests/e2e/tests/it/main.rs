@@ -1,8 +1,8 @@
 //! The real `skep` binary against real clients, a real identity provider and real MCP servers.
 //!
 //! The binary is the one that cargo built into the same target folder. What isn't Rust is named by
-//! variables that `hack/test` sets: `SKEP_NODE` and `SKEP_NODE_MODULES`, `SKEP_PYTHON`, `SKEP_HELM`. Without them the
-//! tests that need them are skipped, and say so.
+//! variables that `hack/test` sets: `SKEP_NODE` and `SKEP_NODE_MODULES`, `SKEP_PYTHON`; helm, kubectl and make are
+//! found on the path. Without them the tests that need them are skipped, and say so.
 
 #[cfg(test)]
 mod cli;

@@ -225,7 +225,8 @@ const REGISTRAR: [(&str, &str); 2] = [("client-id", "registrar"), ("client-secre
 /// Makes tokens of all clients that come later good for the proxy, as an administrator of the realm does it.
 async fn allow_all_at_the_proxy(keycloak: &FakeKeycloak) {
     keycloak.admin("root", "toor");
-    let form = [("grant_type", "password"), ("client_id", "admin-cli"), ("username", "root"), ("password", "toor")];
+    let form =
+        [("grant_type", "password"), ("client_id", "admin-cli"), ("username", "root"), ("password", "toor")];
     let answer = client().post(keycloak.token_url("master")).form(&form).send().await.unwrap();
     let body: Value = answer.json().await.unwrap();
     let token = body["access_token"].as_str().unwrap();
@@ -233,11 +234,17 @@ async fn allow_all_at_the_proxy(keycloak: &FakeKeycloak) {
     let scope = json!({"name": "proxy", "protocol": "openid-connect", "protocolMappers": [{
         "name": "proxy", "protocol": "openid-connect", "protocolMapper": "oidc-audience-mapper",
         "config": {"included.custom.audience": PROXY, "access.token.claim": "true"}}]});
-    let made = client().post(format!("{realm}/client-scopes")).bearer_auth(token).json(&scope).send().await.unwrap();
+    let made =
+        client().post(format!("{realm}/client-scopes")).bearer_auth(token).json(&scope).send().await.unwrap();
     assert_eq!(made.status().as_u16(), 201);
     let location = made.headers()["location"].to_str().unwrap().to_owned();
     let id = location.rsplit('/').next().unwrap();
-    let given = client().put(format!("{realm}/default-default-client-scopes/{id}")).bearer_auth(token).send().await.unwrap();
+    let given = client()
+        .put(format!("{realm}/default-default-client-scopes/{id}"))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap();
     assert!(given.status().is_success(), "{}", given.status());
 }
 

@@ -216,6 +216,15 @@ fn collect_leaves(value: &Value, path: &str, leaves: &mut Vec<String>) {
 }
 
 #[test]
+fn helm_finds_nothing_wrong_with_the_chart() {
+    let Some(helm) = Helm::find_or_skip() else { return };
+    let chart = chart();
+    for set in ["replicaCount=1", SELF_SIGNED] {
+        helm.run(["lint", "--strict", chart.to_str().unwrap(), "--set", set]).unwrap();
+    }
+}
+
+#[test]
 fn values_that_are_unknown_or_wrong_are_refused() {
     let Some(helm) = Helm::find_or_skip() else { return };
     for (set, named) in [

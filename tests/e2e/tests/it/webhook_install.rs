@@ -223,12 +223,16 @@ async fn with_the_arguments_and_the_rights_of_the_chart_the_webhook_serves() {
     .await;
     assert!(!said().contains("forbidden"), "{}", said());
 
-    let (_, validating) =
-        cluster.get(&format!("{VALIDATING}/skep-webhook-validating-webhook-configuration")).await;
-    let (_, mutating) = cluster.get(&format!("{MUTATING}/skep-webhook-mutating-webhook-configuration")).await;
-    let entry = &validating["webhooks"][0]["clientConfig"];
-    let bundle = entry["caBundle"].as_str().unwrap();
-    assert_eq!(mutating["webhooks"][0]["clientConfig"]["caBundle"], bundle);
+    let client_config = async |path: &str| cluster.get(path).await.1["webhooks"][0]["clientConfig"].clone();
+    let (entry, bundle) = eventually(&format!("caBundle; {}", log.display()), async || {
+        let entry =
+            client_config(&format!("{VALIDATING}/skep-webhook-validating-webhook-configuration")).await;
+        let mutating =
+            client_config(&format!("{MUTATING}/skep-webhook-mutating-webhook-configuration")).await;
+        let bundle = entry["caBundle"].as_str()?.to_owned();
+        (mutating["caBundle"] == *bundle).then_some((entry, bundle))
+    })
+    .await;
 
     // What the API server does: it trusts caBundle and calls the Service by its name.
     let name = format!("{}.{NAMESPACE}.svc", entry["service"]["name"].as_str().unwrap());

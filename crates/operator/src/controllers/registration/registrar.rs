@@ -148,13 +148,8 @@ impl Registrar {
         let registrations = Arc::clone(&self.context.registrations);
         while let Some(key) = stop.run_until_cancelled(registrations.queue.take()).await {
             // A fault of ours with one server stops no other.
-            let work = AssertUnwindSafe(tokio::time::timeout(PATIENCE, self.one(&key))).catch_unwind();
-            let result = match work.await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(RegistrationError::Timeout),
-                Err(_) => Err(RegistrationError::Panic),
-            };
-            self.take_note(&key, result);
+            let result = AssertUnwindSafe(self.one(&key)).catch_unwind().await;
+            self.take_note(&key, result.unwrap_or(Err(RegistrationError::Panic)));
             registrations.queue.done(&key);
         }
     }
@@ -210,9 +205,9 @@ impl Registrar {
         let Some(value) = self.context.cluster.object(key) else { return Ok(Done::Nothing) };
         let terminating = value.pointer("/metadata/deletionTimestamp").is_some();
         match self.context.registrations.wanted(key) {
-            Some(wanted) if !terminating => self.register(key, &value, &wanted).await,
+            Some(wanted) if !terminating => in_time(self.register(key, &value, &wanted)).await,
             _ if !has_finalizer(&value) => Ok(Done::Nothing),
-            _ => match self.release(key, &value).await {
+            _ => match in_time(self.release(key, &value)).await {
                 Err(error) if terminating && self.is_overdue(&value) => {
                     let why = error.why();
                     let note = format!("The client at Keycloak is left behind: {why}");
@@ -231,7 +226,7 @@ impl Registrar {
         let secrets = Secrets::of(self.context.client.clone(), &key.namespace);
         let live = secrets.get(&key.name).await.map_err(RegistrationError::api("reading its Secret"))?;
         let name = || client_secret(&key.name);
-        match live.as_ref().map(|live| live.whose(key, &wanted.uid)) {
+        match live.as_ref().map(|live| live.whose(key, uid(value))) {
             Some(Whose::Others) => return Err(RegistrationError::Taken { name: name() }),
             Some(Whose::Predecessors) => return Err(RegistrationError::Predecessor { name: name() }),
             Some(Whose::Ours) | None => {}
@@ -268,8 +263,7 @@ impl Registrar {
     async fn release(&self, key: &Key, value: &Value) -> Result<Done, RegistrationError> {
         let secrets = Secrets::of(self.context.client.clone(), &key.namespace);
         let live = secrets.get(&key.name).await.map_err(RegistrationError::api("reading its Secret"))?;
-        let uid = value.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        let live = live.filter(|live| live.whose(key, uid) == Whose::Ours);
+        let live = live.filter(|live| live.whose(key, uid(value)) == Whose::Ours);
         let account = Object::parse(value).ok().and_then(|object| plan::service_account(&object));
         let own = account.map(|account| self.client_id(&key.namespace, &account));
         let given = live.as_ref().and_then(|live| Some((live.client_id()?, live.created())));
@@ -357,4 +351,15 @@ impl Registrar {
         let patience = SignedDuration::try_from(self.settings.patience).unwrap_or(SignedDuration::MAX);
         self.context.clock.now().duration_since(deleted) >= patience
     }
+}
+
+/// Work on one server, unless it takes too long.
+async fn in_time(
+    work: impl Future<Output = Result<Done, RegistrationError>>,
+) -> Result<Done, RegistrationError> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(RegistrationError::Timeout))
+}
+
+fn uid(value: &Value) -> &str {
+    value.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default()
 }

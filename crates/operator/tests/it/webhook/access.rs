@@ -174,4 +174,12 @@ async fn nobody_makes_the_webhook_ask_a_thousand_questions() {
     assert_eq!(answer["allowed"], false);
     assert!(message(&answer).contains("More than 256 Secrets"), "{answer}");
     assert!(access(&setup.api.take_asked()).is_empty());
+    let secrets: Vec<_> = (0..600)
+        .map(|index| json!({"name": format!("s{index}"), "key": "k", "targetEnvName": format!("V{index}")}))
+        .collect();
+    let manifest = server("s", &json!({"secrets": secrets}));
+    let answer = setup.create(&manifest).await;
+    assert!(message(&answer).contains("spec: This refers to 600 objects"), "{answer}");
+    assert!(setup.api.take_asked().is_empty());
+    assert_eq!(setup.update(&manifest, &manifest).await["allowed"], true);
 }

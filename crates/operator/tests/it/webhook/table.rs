@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use skep_api::crd::Kind;
+use skep_api::crd::{Kind, Object};
 use skep_api::problem::Severity;
 use skep_operator::cluster::Resource;
+use skep_operator::plan::{Reference, Target, references, secrets_named};
 
 use super::setup::{NAMESPACE, Setup, settings, warnings};
 use crate::cases::{Case, cases};
@@ -143,4 +144,24 @@ async fn usually_what_is_missing_is_only_a_warning() {
     }
     assert!(forgiven > 10, "{forgiven}");
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn whoever_names_a_secret_is_asked_for_it() {
+    let mut secrets = 0;
+    for case in cases() {
+        for object in ours(&case) {
+            // What the webhook itself injects is nobody's wish.
+            let injected = object["metadata"]["annotations"].get("skep.dev/injection").is_some();
+            let Ok(parsed) = Object::parse(object) else { continue };
+            let named = secrets_named(object);
+            for Reference { target, name } in references(&parsed) {
+                if target == Target::Secret && !injected {
+                    secrets += 1;
+                    assert!(named.iter().any(|(_, other)| *other == name), "{}: {name}", case.name);
+                }
+            }
+        }
+    }
+    assert!(secrets > 20, "{secrets}");
 }

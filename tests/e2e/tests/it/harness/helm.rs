@@ -21,10 +21,9 @@ pub(crate) struct Helm {
 }
 
 impl Helm {
-    /// Finds it: `SKEP_HELM`, or on the path.
+    /// Finds it on the path, where `hack/test` puts it.
     pub(crate) fn find_or_skip() -> Option<Self> {
-        let program = std::env::var_os("SKEP_HELM").map(PathBuf::from).or_else(|| on_path("helm"));
-        let Some(program) = program else {
+        let Some(program) = on_path("helm") else {
             control_plane::skip("there is no helm here: hack/test installs it");
             return None;
         };
