@@ -10,6 +10,8 @@ use crate::drain::{DrainWatch, Phase};
 /// Why a process is or isn't ready, by the name of the part that says so.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
+    /// What the names of parts begin with here.
+    prefix: Arc<str>,
     reasons: Arc<Mutex<BTreeMap<String, String>>>,
     warnings: Arc<Mutex<BTreeMap<String, String>>>,
 }
@@ -31,31 +33,40 @@ impl Readiness {
         Self::default()
     }
 
+    /// The same, for a part of the process that has parts of its own: their names begin with `name`.
+    pub fn of_part(&self, name: &str) -> Self {
+        Self { prefix: format!("{}{name}/", self.prefix).into(), ..self.clone() }
+    }
+
+    fn named(&self, part: &str) -> String {
+        format!("{}{part}", self.prefix)
+    }
+
     /// Says that `part` is not ready and why.
     pub fn not_ready(&self, part: &str, reason: impl Into<String>) {
         if let Ok(mut reasons) = self.reasons.lock() {
-            reasons.insert(part.to_owned(), reason.into());
+            reasons.insert(self.named(part), reason.into());
         }
     }
 
     /// Says that `part` is ready.
     pub fn ready(&self, part: &str) {
         if let Ok(mut reasons) = self.reasons.lock() {
-            reasons.remove(part);
+            reasons.remove(&self.named(part));
         }
     }
 
     /// Says what is wrong with `part` though it is ready.
     pub fn warn(&self, part: &str, warning: impl Into<String>) {
         if let Ok(mut warnings) = self.warnings.lock() {
-            warnings.insert(part.to_owned(), warning.into());
+            warnings.insert(self.named(part), warning.into());
         }
     }
 
     /// Says that nothing is wrong with `part` any more.
     pub fn unwarn(&self, part: &str) {
         if let Ok(mut warnings) = self.warnings.lock() {
-            warnings.remove(part);
+            warnings.remove(&self.named(part));
         }
     }
 
@@ -74,6 +85,19 @@ impl Readiness {
 mod tests {
     use super::*;
     use crate::drain::Drain;
+
+    #[test]
+    fn two_parts_with_parts_of_one_name_are_told_apart() {
+        let (drain, readiness) = (Drain::new(), Readiness::new());
+        let webhook = readiness.of_part("webhook");
+        readiness.not_ready("discovery", "first");
+        webhook.not_ready("discovery", "second");
+        readiness.ready("discovery");
+        let report = webhook.report(&drain.watch());
+        assert_eq!(report.reasons, BTreeMap::from([("webhook/discovery".to_owned(), "second".to_owned())]));
+        webhook.ready("discovery");
+        assert!(readiness.report(&drain.watch()).ready);
+    }
 
     #[test]
     fn readiness_names_what_is_missing() {

@@ -20,6 +20,7 @@ use skep_operator::metrics::OperatorMetrics;
 use skep_operator::observe::ReporterSettings;
 use skep_operator::plan::{self, DefaultRedis};
 use skep_operator::settings::OperatorSettings;
+use skep_operator::webhook::WebhookMetrics;
 use skep_operator::{Parts, RunError};
 use skep_runtime::clock::{SharedClock, SystemClock};
 use skep_runtime::diagnostics::{Diagnostics, StatusSource};
@@ -28,6 +29,7 @@ use skep_runtime::health::Readiness;
 use skep_runtime::http::{HttpLimits, Load, bind, serve};
 use skep_runtime::metrics::Metrics;
 use skep_runtime::rng::{SharedRng, SystemRng};
+use skep_runtime::tls::ServingCertificate;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -106,6 +108,12 @@ pub(crate) struct Args {
     debug: bool,
     #[command(flatten)]
     sidecars: SidecarFlags,
+    /// Serve the admission webhook too, as `skep webhook` does. Without it the flags of the webhook that decide
+    /// about pods still say what its own process was told.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = switch)]
+    webhook: Maybe<bool>,
+    #[command(flatten)]
+    webhook_flags: super::webhook::Flags,
     #[command(flatten)]
     former: FormerFlags,
 }
@@ -120,7 +128,9 @@ impl Args {
         if let Some(host) = given(&self.proxy_host) {
             plan.proxy_host = host;
         }
-        plan.sidecars = self.sidecars.with_pods();
+        plan.sidecars = self.webhook_flags.with_pods();
+        // The folder of the socket that the webhook injects needs no label on the namespace.
+        plan.workload_api_folder = self.webhook_flags.socket_folder()?;
         plan.image_pull_secrets = self.default_image_pull_secrets.clone().or_default();
         plan.default_redis = match self.default_redis_addr.clone().get() {
             Some(addr) => Some(DefaultRedis {
@@ -221,6 +231,19 @@ async fn operate(args: &Args) -> anyhow::Result<()> {
         connect(config.clone(), &Layers { gate: Some(gate.clone()), calls: calls.clone(), hook: None })?;
     // For the Lease itself and for events.
     let ungated = connect(config, &Layers { gate: None, calls, hook: None })?;
+    let webhook = if args.webhook.or(false) {
+        let process = super::webhook::Process {
+            client: ungated.clone(),
+            settings: args.webhook_flags.settings(&namespace, settings.plan.clone())?,
+            metrics: WebhookMetrics::register(&registry),
+            readiness: readiness.of_part("webhook"),
+            serving: ServingCertificate::empty(),
+            identity: identity.clone(),
+        };
+        Some(process.start(&drain)?)
+    } else {
+        None
+    };
     let events = Events::new(ungated.clone(), &identity, gate.clone(), Arc::clone(&clock), metrics.clone());
     let election = Election::start(elect, ungated, &namespace, &identity, (&clock, &rng), gate, state);
     tokio::spawn(show_leadership(leading.clone(), metrics.clone()));
@@ -240,7 +263,7 @@ async fn operate(args: &Args) -> anyhow::Result<()> {
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), identity, "the operator starts");
     let work = tokio::spawn(skep_operator::run(parts, stop.clone()));
-    until_the_end(&mut signals, &drain, &metrics, work, stop, election).await
+    until_the_end(&mut signals, &drain, &metrics, work, webhook, stop, election).await
 }
 
 /// Waits for the end, whoever decides it, and goes through it: no new work, what runs is finished, the lease is
@@ -250,11 +273,17 @@ async fn until_the_end(
     drain: &Drain,
     metrics: &OperatorMetrics,
     mut work: JoinHandle<Result<(), RunError>>,
+    mut webhook: Option<super::webhook::Running>,
     stop: CancellationToken,
     mut election: Election,
 ) -> anyhow::Result<()> {
     tokio::select! {
         () = signals.stop() => {}
+        ended = super::webhook::broken(&mut webhook) => {
+            stop.cancel();
+            election.give_up().await;
+            return Err(ended);
+        }
         ended = &mut work => {
             election.give_up().await;
             return match ended {
@@ -278,6 +307,9 @@ async fn until_the_end(
         }
         // Only now, when nothing writes any more.
         election.give_up().await;
+        if let Some(webhook) = &mut webhook {
+            webhook.end(drain).await;
+        }
     };
     tokio::select! {
         () = finish => {}

@@ -25,6 +25,7 @@ use skep_runtime::metrics::Metrics;
 use skep_runtime::rng::SystemRng;
 use skep_runtime::tls::ServingCertificate;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 pub(crate) use self::flags::Flags;
 use super::values::{Maybe, bind_address, switch};
@@ -101,7 +102,6 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
     readiness.not_ready("discovery", "the API server has not been asked yet");
     let clock = SystemClock::shared();
     let client = connect(config, &Layers::default())?;
-    let listener = listen(settings.address, "admission reviews")?;
 
     let diagnostics = || Diagnostics {
         metrics: registry.clone(),
@@ -127,34 +127,24 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
         }
     }
 
-    let rng = SystemRng::shared();
-    let identity = ElectionSettings::identity(&super::operator::host(), &rng);
+    let identity = ElectionSettings::identity(&super::operator::host(), &SystemRng::shared());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity,
-        certificate = certificate(&settings.certificates),
         elect = args.leader_elect.or(false),
         "the webhook starts"
     );
-    let parts = Parts { client, settings, metrics, readiness, clock, rng, serving, identity };
-    let mut work = tokio::spawn(webhook::run(parts, listener, drain.watch()));
+    let mut running =
+        Some(Process { client, settings, metrics, readiness, serving, identity }.start(&drain)?);
     tokio::select! {
         () = signals.stop() => {}
-        ended = &mut work => {
-            return match ended {
-                Ok(result) => result.map_err(Into::into),
-                Err(panic) => Err(anyhow!(panic).context("the webhook broke")),
-            };
-        }
+        broken = broken(&mut running) => return Err(broken),
     }
     tracing::info!("ending: no longer ready, open reviews are answered");
+    drain.advance(Phase::Leaving);
     let finish = async {
-        drain.advance(Phase::Leaving);
-        // Until the API server's endpoints are without us it goes on asking, and an error denies.
-        tokio::time::sleep(LEAVING).await;
-        drain.advance(Phase::Draining);
-        if tokio::time::timeout(GRACE, &mut work).await.is_err() {
-            tracing::warn!("some reviews did not end in time");
+        if let Some(running) = &mut running {
+            running.end(&drain).await;
         }
     };
     tokio::select! {
@@ -163,6 +153,66 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
     }
     drain.advance(Phase::Stopped);
     Ok(())
+}
+
+/// A webhook in this process, alone or beside the operator.
+pub(crate) struct Process {
+    pub(crate) client: kube::Client,
+    pub(crate) settings: WebhookSettings,
+    pub(crate) metrics: WebhookMetrics,
+    pub(crate) readiness: Readiness,
+    pub(crate) serving: ServingCertificate,
+    pub(crate) identity: String,
+}
+
+/// One that runs.
+pub(crate) struct Running(JoinHandle<Result<(), webhook::RunError>>);
+
+impl Process {
+    /// Listens, and serves until the drain.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub(crate) fn start(self, drain: &Drain) -> anyhow::Result<Running> {
+        let listener = listen(self.settings.address, "admission reviews")?;
+        tracing::info!(
+            certificate = certificate(&self.settings.certificates),
+            "admission reviews are answered"
+        );
+        let parts = Parts {
+            client: self.client,
+            settings: self.settings,
+            metrics: self.metrics,
+            readiness: self.readiness,
+            clock: SystemClock::shared(),
+            rng: SystemRng::shared(),
+            serving: self.serving,
+            identity: self.identity,
+        };
+        Ok(Running(tokio::spawn(webhook::run(parts, listener, drain.watch()))))
+    }
+}
+
+impl Running {
+    /// Answers what is still asked, and ends. The drain has begun.
+    pub(crate) async fn end(&mut self, drain: &Drain) {
+        // Until the API server's endpoints are without us it goes on asking, and an error denies.
+        tokio::time::sleep(LEAVING).await;
+        drain.advance(Phase::Draining);
+        if tokio::time::timeout(GRACE, &mut self.0).await.is_err() {
+            tracing::warn!("some reviews did not end in time");
+        }
+    }
+}
+
+/// Why a webhook ended that nobody has ended; waits for ever when there is none.
+pub(crate) async fn broken(running: &mut Option<Running>) -> anyhow::Error {
+    let Some(running) = running else { return std::future::pending().await };
+    match (&mut running.0).await {
+        Ok(Ok(())) => anyhow!("the webhook ended by itself"),
+        Ok(Err(error)) => error.into(),
+        Err(panic) => anyhow!(panic).context("the webhook broke"),
+    }
 }
 
 fn own_namespace(args: &Args, of_config: &str) -> String {

@@ -19,8 +19,6 @@ pub(crate) struct FormerFlags {
     metrics_secure: Option<String>,
     #[arg(long, hide = true)]
     metrics_cert_path: Option<String>,
-    #[arg(long, hide = true)]
-    webhook_cert_path: Option<String>,
 }
 
 /// Variables that ToolHive's chart sets.
@@ -61,7 +59,6 @@ impl FormerFlags {
             ("--enable-http2", &self.enable_http2),
             ("--metrics-secure", &self.metrics_secure),
             ("--metrics-cert-path", &self.metrics_cert_path),
-            ("--webhook-cert-path", &self.webhook_cert_path),
         ]
         .into_iter()
         .filter_map(|(flag, value)| value.as_ref().map(|_| flag))

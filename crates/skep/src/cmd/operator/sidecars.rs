@@ -1,12 +1,10 @@
-//! The flags about sidecars: how clients are registered from here, and what the webhook does at pods.
+//! The flags about how clients are registered from here.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use skep_api::address::Egress;
-use skep_operator::plan::PodSidecars;
 use skep_operator::settings::RegistrationSettings;
-use skep_operator::sidecars::{Registration, SidecarMode};
 
 use crate::cmd::values::{Maybe, switch};
 
@@ -34,54 +32,9 @@ pub(super) struct SidecarFlags {
     /// Trust domain of the SPIFFE IDs that MCP servers get, such as example.org.
     #[arg(long, value_name = "DOMAIN", env = "SKEP_SPIFFE_TRUST_DOMAIN", default_value = "")]
     spiffe_trust_domain: String,
-    /// Where the webhook injects sidecars. Say `pod` when it is told so: MCPServers then say nothing of it.
-    #[arg(long, value_name = "WHERE", value_enum, default_value = "mcpserver")]
-    injection_point: Point,
-    /// The webhook's flag of this name (with --injection-point=pod).
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = switch)]
-    enable_client_registration: Maybe<bool>,
-    /// The webhook's flag of this name (with --injection-point=pod).
-    #[arg(long, value_name = "MODE", value_enum, default_value = "external")]
-    sidecar_mode: Mode,
-    /// The webhook's flag of this name (with --injection-point=pod).
-    #[arg(long, value_name = "WHO", value_enum, default_value = "pod")]
-    registration: Registrar,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Point {
-    Mcpserver,
-    Pod,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Mode {
-    External,
-    Builtin,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Registrar {
-    Pod,
-    Operator,
 }
 
 impl SidecarFlags {
-    /// What comes with pods; none where MCPServers say it themselves.
-    pub(super) fn with_pods(&self) -> Option<PodSidecars> {
-        (self.injection_point == Point::Pod).then(|| PodSidecars {
-            default_on: self.enable_client_registration.or(true),
-            mode: match self.sidecar_mode {
-                Mode::External => SidecarMode::External,
-                Mode::Builtin => SidecarMode::Builtin,
-            },
-            registration: match self.registration {
-                Registrar::Pod => Registration::Pod,
-                Registrar::Operator => Registration::Operator,
-            },
-        })
-    }
-
     /// How clients are registered; none when they are not. `egress` says what is never called.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use skep_operator::plan;
+use skep_operator::plan::{self, PodSidecars};
 use skep_operator::sidecars::config::SidecarConfig;
 use skep_operator::sidecars::{AdminInPods, Policy, Registration, SidecarMode, Socket};
 use skep_operator::webhook::settings::{
@@ -123,19 +123,43 @@ enum Reviews {
 }
 
 impl Flags {
+    /// What comes with pods; none where MCPServers say it themselves.
+    pub(crate) fn with_pods(&self) -> Option<PodSidecars> {
+        (self.injection_point == Point::Pod).then(|| PodSidecars {
+            default_on: self.enable_client_registration.or(true),
+            mode: self.mode(),
+            registration: self.registration(),
+        })
+    }
+
+    /// The node's folder with the socket of the Workload API, as the config file says.
+    ///
+    /// # Errors
+    /// When the file can't be read or understood.
+    pub(crate) fn socket_folder(&self) -> anyhow::Result<String> {
+        Ok(self.sidecars()?.1.volumes.socket.path)
+    }
+
+    fn mode(&self) -> SidecarMode {
+        match self.sidecar_mode {
+            Mode::External => SidecarMode::External,
+            Mode::Builtin => SidecarMode::Builtin,
+        }
+    }
+
+    fn registration(&self) -> Registration {
+        match self.registration {
+            Registrar::Pod => Registration::Pod,
+            Registrar::Operator => Registration::Operator,
+        }
+    }
+
     /// Settings of a webhook in `namespace`. The config file is read.
     ///
     /// # Errors
     /// When flags contradict each other, or the config file can't be read or understood.
     pub(crate) fn settings(&self, namespace: &str, plan: plan::Settings) -> anyhow::Result<WebhookSettings> {
-        let registration = match self.registration {
-            Registrar::Pod => Registration::Pod,
-            Registrar::Operator => Registration::Operator,
-        };
-        let mode = match self.sidecar_mode {
-            Mode::External => SidecarMode::External,
-            Mode::Builtin => SidecarMode::Builtin,
-        };
+        let (registration, mode) = (self.registration(), self.mode());
         if self.allow_admin_in_pods == Admin::True
             && (mode == SidecarMode::Builtin || registration == Registration::Operator)
         {
@@ -167,7 +191,7 @@ impl Flags {
                 Point::Pod => InjectionPoint::Pod,
             },
             policy,
-            config_base: self.base(),
+            config_base,
             config_file: self.config.clone(),
             strict_references: self.strict_references.or(false),
             access_reviews: match self.access_reviews {
@@ -176,13 +200,6 @@ impl Flags {
             },
             plan,
         })
-    }
-
-    /// What counts where the config file says nothing.
-    fn base(&self) -> SidecarConfig {
-        let mut config = SidecarConfig::default();
-        config.images.builtin.clone_from(&self.sidecar_image);
-        config
     }
 
     /// What flags say about the sidecars, and the same with what the config file says.
