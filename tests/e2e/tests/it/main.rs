@@ -47,4 +47,6 @@ mod watched_files;
 #[cfg(test)]
 mod webhook_chart;
 #[cfg(test)]
+mod webhook_in_operator;
+#[cfg(test)]
 mod webhook_install;
