@@ -162,6 +162,19 @@ pub fn is_loopback_name(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost") || name == "localhost.localdomain"
 }
 
+/// True for a URL by which secrets leave the cluster in the clear: plain http to something that is neither this
+/// machine nor named as Services of the cluster are (`name`, `name.namespace.svc`).
+pub fn is_in_the_clear(url: &Url) -> bool {
+    let within = match url.host() {
+        Some(Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            !name.contains('.') || name.ends_with(".svc") || name.ends_with(".svc.cluster.local")
+        }
+        _ => false,
+    };
+    url.scheme() == "http" && !within && !is_loopback(url)
+}
+
 /// True for the names by which pods know the Kubernetes API server.
 pub fn is_api_server(host: &str) -> bool {
     const NAMES: [&str; 4] = [
@@ -238,5 +251,27 @@ mod tests {
         assert!(permit("1.1.1.1").is_ok());
         assert!(matches!(permit("192.168.0.1"), Err(AddressRefused::Private { .. })));
         assert!(matches!(permit("127.0.0.1"), Err(AddressRefused::Loopback { .. })));
+    }
+
+    #[test]
+    fn plain_http_that_leaves_the_cluster_is_known() {
+        for (url, expected) in [
+            ("https://id.example.com", false),
+            ("http://id.example.com", true),
+            ("http://10.0.0.1:8080/auth", true),
+            ("http://[fd00::1]", true),
+            ("http://keycloak", false),
+            ("http://keycloak:8080", false),
+            ("http://keycloak.keycloak.svc:8080", false),
+            ("http://KEYCLOAK.ns.SVC.cluster.local.", false),
+            ("http://svc.example.com", true),
+            ("http://keycloak.svc.cluster.local.example.com", true),
+            ("http://localhost:8080", false),
+            ("http://id.localhost", false),
+            ("http://127.0.0.7", false),
+            ("http://[::1]", false),
+        ] {
+            assert_eq!(is_in_the_clear(&Url::parse(url).unwrap()), expected, "{url}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use skep_api::address::Egress;
+use skep_api::address::{self, Egress};
 use skep_auth::keycloak::{KeycloakError, KeycloakSettings};
 
 use crate::plan;
@@ -60,7 +60,8 @@ pub struct RegistrationSettings {
     pub ca: Option<PathBuf>,
     /// What may be called.
     pub egress: Egress,
-    /// Give each client a scope that puts it into the audience of the realm's tokens, as its sidecar does.
+    /// Make a scope for each client that adds it to the audience, and make that a default of the realm: tokens
+    /// of every client that the realm gets later are good for every server then, and grow with each.
     pub audience_scope: bool,
     /// How often a client that is registered is looked at again.
     pub interval: Duration,
@@ -78,10 +79,23 @@ impl RegistrationSettings {
             trust_domain: trust_domain.to_owned(),
             ca: None,
             egress: Egress::default(),
-            audience_scope: true,
+            audience_scope: false,
             interval: Duration::from_secs(300),
             patience: Duration::from_secs(600),
         }
+    }
+
+    /// What is unwise without standing in the way, in sentences.
+    pub fn warnings(&self) -> Vec<String> {
+        let settings = KeycloakSettings::new(&self.url, &self.realm).ok();
+        let clear = settings.filter(|settings| address::is_in_the_clear(&settings.url));
+        let clear = clear.map(|settings| {
+            let host = settings.url.host_str().unwrap_or_default().to_owned();
+            format!(
+                "Keycloak at {host} is called by plain http, so everybody on the way reads the operator's login and the clients' secrets; use https."
+            )
+        });
+        clear.into_iter().collect()
     }
 
     /// Judges what can be judged before anything is called.
@@ -111,4 +125,23 @@ pub enum RegistrationSettingsError {
         "{text:?} is no trust domain: it has lower-case letters, digits, dots, dashes and underscores, such as example.org"
     )]
     TrustDomain { text: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_out_of_the_cluster_is_told() {
+        for (url, told) in [
+            ("http://id.example.com:8080/auth", true),
+            ("https://id.example.com", false),
+            ("http://keycloak.identity.svc:8080", false),
+        ] {
+            let settings = RegistrationSettings::new(url, "demo", PathBuf::new(), "example.org");
+            let warnings = settings.warnings();
+            assert_eq!(warnings.len(), usize::from(told), "{url}: {warnings:?}");
+            assert!(warnings.iter().all(|text| text.contains("id.example.com is called by plain http")));
+        }
+    }
 }

@@ -49,6 +49,27 @@ impl Handler for Diagnostics {
     }
 }
 
+/// Answers `/healthz` and `/readyz` alone: for a port that everybody may reach, where metrics are not for everybody.
+pub struct Probes {
+    /// What `/readyz` says.
+    pub readiness: Readiness,
+    /// A process that leaves is not ready.
+    pub drain: DrainWatch,
+}
+
+impl Handler for Probes {
+    async fn handle(&self, request: Request<Incoming>, _ends: Ends) -> Response<ResponseBody> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET is served here\n");
+        }
+        match request.uri().path() {
+            "/healthz" => text(StatusCode::OK, "text/plain", "ok\n"),
+            "/readyz" => readyz(&self.readiness, &self.drain),
+            _ => text(StatusCode::NOT_FOUND, "text/plain", "not found; served here: /healthz, /readyz\n"),
+        }
+    }
+}
+
 /// Answer to `/readyz`: 200 or 503, with the reasons as JSON.
 pub fn readyz(readiness: &Readiness, drain: &DrainWatch) -> Response<ResponseBody> {
     let report = readiness.report(drain);

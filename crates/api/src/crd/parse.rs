@@ -99,6 +99,9 @@ fn without_value(message: &str) -> String {
     let Some((before, expected)) = message.rsplit_once(", expected ") else {
         return "The value does not fit.".to_owned();
     };
+    if before.starts_with("unknown field `") {
+        return format!("There is no such field, expected {expected}.");
+    }
     if before.starts_with("unknown variant `") {
         return format!("unknown value, expected {expected}.");
     }
@@ -299,6 +302,7 @@ mod tests {
             ("invalid value: integer `-3`, expected u16", "invalid type: integer, expected u16."),
             ("invalid type: map, expected a string", "invalid type: map, expected a string."),
             ("unknown variant `s3cr3t`, expected `a` or `b`", "unknown value, expected `a` or `b`."),
+            ("unknown field `s3cr3t`, expected `a` or `b`", "There is no such field, expected `a` or `b`."),
             ("missing field `image`", "missing field `image`."),
             ("invalid length 3, expected 2", "The value does not fit: expected 2."),
             ("something about s3cr3t", "The value does not fit."),

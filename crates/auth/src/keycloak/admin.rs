@@ -10,6 +10,8 @@ use skep_runtime::clock::SharedClock;
 use url::Url;
 
 use super::calls::{Calls, Step, judge, list, object, text};
+use super::client::Whose;
+use super::error::said;
 use super::tokens::Tokens;
 use super::{ClientSpec, KeycloakError, Login, Registered};
 use crate::client::Reply;
@@ -68,11 +70,27 @@ impl Admin {
                 (found.ok_or_else(|| self.hidden(&spec.client_id))?, created)
             }
         };
+        // One that is made this moment bears our mark, whoever was quicker.
+        let whose = Whose::of(&found.fields);
+        if whose == Whose::Theirs && !spec.adopt {
+            return Err(KeycloakError::NotOurs { client_id: spec.client_id.clone() });
+        }
         let mut changed = false;
-        if let Some((whole, wrong)) = spec.corrected(&found.fields) {
+        if let Some((whole, wrong)) = spec.corrected(&found.fields, whose) {
             tracing::info!(client.id = %spec.client_id, fields = ?wrong, "putting a client in Keycloak right");
             self.update(&found, &whole).await?;
             changed = !created;
+        }
+        if whose == Whose::Theirs {
+            let stays = spec.tolerated(&found.fields);
+            if !stays.is_empty() {
+                warnings.push(format!(
+                    "client {:?} was not made by skep, so what it may besides stays as it is: {}; change that in \
+                     Keycloak if nobody needs it",
+                    spec.client_id,
+                    stays.join(", ")
+                ));
+            }
         }
         // Who switched it off had a reason.
         if found.fields.get("enabled") == Some(&Value::Bool(false)) {
@@ -169,6 +187,11 @@ impl Admin {
             self.tokens.forget(&token).await;
             let token = self.tokens.bearer(&self.calls).await?;
             reply = self.calls.send(method, url, &token, body, step).await?;
+        }
+        if reply.status == 401 {
+            // An administrator's token is of another realm than the one that is administered.
+            let (who, realm) = (self.tokens.who(), self.tokens.realm().to_owned());
+            return Err(KeycloakError::Token { who, realm, said: said(&reply) });
         }
         judge(reply, &self.tokens.who(), self.calls.realm(), what, step)
     }

@@ -127,7 +127,7 @@ pub(super) fn judge(
     let said = || said(&reply);
     match reply.status {
         200..=299 => Ok(reply),
-        401 => Err(KeycloakError::Login { who: who.to_owned(), realm: realm.to_owned(), said: said() }),
+        401 => Err(KeycloakError::Token { who: who.to_owned(), realm: realm.to_owned(), said: said() }),
         403 => Err(KeycloakError::Forbidden {
             who: who.to_owned(),
             step: step.what,

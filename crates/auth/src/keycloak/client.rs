@@ -1,9 +1,14 @@
 //! What a client is to look like, and in what an existing one differs.
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
 use skep_api::secret::Secret;
 
 use super::KeycloakError;
+
+/// Attribute of what we made, and its value.
+pub(super) const MARK: &str = "skep.dev/managed-by";
+pub(super) const MARK_VALUE: &str = "skep";
 
 /// Attribute that lets a client exchange tokens (standard token exchange, Keycloak 26.2).
 const TOKEN_EXCHANGE: &str = "standard.token.exchange.enabled";
@@ -31,6 +36,10 @@ pub struct ClientSpec {
     pub direct_access_grants: bool,
     /// A scope that puts the client into the audience of others' tokens.
     pub audience_scope: Option<AudienceScope>,
+    /// A client of this id that was there before and was not made by us is taken over: it is changed only in what
+    /// it can't do without, and its secret is told. False: it is refused ([`KeycloakError::NotOurs`]) and neither
+    /// changed nor asked for its secret.
+    pub adopt: bool,
 }
 
 /// How a client proves itself.
@@ -46,9 +55,14 @@ pub enum ClientProof {
 /// A client scope whose mapper adds the client to the audience of tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudienceScope {
-    /// Its name.
+    /// Its name, unless a scope of that name is another client's.
     pub name: String,
-    /// It becomes a default scope of the realm, which every client that is made later gets.
+    /// Its name where the other one is taken.
+    pub second_name: String,
+    /// Ids that the client had before: a scope that adds one of them is its own, and is changed to the new id.
+    pub former: Vec<String>,
+    /// It becomes a default scope of the realm, which every client that is made later gets: then every later
+    /// client's tokens are good for this one too.
     pub realm_default: bool,
     /// Clients that get it now, by `clientId`.
     pub platform_clients: Vec<String>,
@@ -82,6 +96,7 @@ impl ClientSpec {
             standard_flow: false,
             direct_access_grants: false,
             audience_scope: None,
+            adopt: true,
         }
     }
 
@@ -112,25 +127,31 @@ impl ClientSpec {
         if let Some(name) = &self.name {
             fields.insert("name".to_owned(), json!(name));
         }
-        fields.insert("attributes".to_owned(), Value::Object(self.attributes()));
+        let mut attributes = self.attributes();
+        attributes.insert(MARK.to_owned(), json!(MARK_VALUE));
+        fields.insert("attributes".to_owned(), Value::Object(attributes));
         Value::Object(fields)
     }
 
     /// An existing client put right, and the names of what was wrong; `None` when nothing is. All that we have
     /// no opinion of stays: Keycloak takes some of what a representation leaves out for switched off, so it is
     /// the whole that is sent back. The secret is not, since it may be another one by now.
-    pub(super) fn corrected(&self, existing: &Map<String, Value>) -> Option<(Value, Vec<String>)> {
+    pub(super) fn corrected(
+        &self,
+        existing: &Map<String, Value>,
+        whose: Whose,
+    ) -> Option<(Value, Vec<String>)> {
         let mut whole = existing.clone();
         let mut wrong = Vec::new();
         for (name, wanted) in self.fields() {
-            if whole.get(&name) != Some(&wanted) {
+            if whole.get(&name) != Some(&wanted) && (whose == Whose::Ours || self.needs(&name)) {
                 whole.insert(name.clone(), wanted);
                 wrong.push(name);
             }
         }
         let mut attributes = whole.get("attributes").and_then(Value::as_object).cloned().unwrap_or_default();
         for (name, wanted) in self.attributes() {
-            if attributes.get(&name) != Some(&wanted) {
+            if attributes.get(&name) != Some(&wanted) && (whose == Whose::Ours || self.needs(&name)) {
                 attributes.insert(name.clone(), wanted);
                 wrong.push(name);
             }
@@ -140,6 +161,36 @@ impl ClientSpec {
             whole.shift_remove(computed);
         }
         (!wrong.is_empty()).then_some((Value::Object(whole), wrong))
+    }
+
+    /// What a client of somebody else's has that one of ours would not have, by name.
+    pub(super) fn tolerated(&self, existing: &Map<String, Value>) -> Vec<String> {
+        let attributes = existing.get("attributes").and_then(Value::as_object);
+        let differing = |name: &String, found: Option<&Value>, wanted: &Value| {
+            // What is not there is as Keycloak has it when nobody says anything.
+            !self.needs(name) && found.is_some_and(|found| found != wanted)
+        };
+        let fields =
+            self.fields().into_iter().filter(|(name, wanted)| differing(name, existing.get(name), wanted));
+        let of_attributes = self
+            .attributes()
+            .into_iter()
+            .filter(|(name, wanted)| differing(name, attributes.and_then(|all| all.get(name)), wanted));
+        fields.chain(of_attributes).map(|(name, _)| name).collect()
+    }
+
+    /// True for what a client can't do without, whoever made it.
+    fn needs(&self, name: &str) -> bool {
+        match name {
+            "publicClient"
+            | "bearerOnly"
+            | "serviceAccountsEnabled"
+            | ASSERTION_ISSUER
+            | ASSERTION_SUBJECT => true,
+            "clientAuthenticatorType" => !self.has_secret(),
+            TOKEN_EXCHANGE => self.token_exchange,
+            _ => false,
+        }
     }
 
     fn fields(&self) -> Map<String, Value> {
@@ -175,15 +226,43 @@ impl ClientSpec {
     }
 }
 
+/// Who made a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// We did.
+    Ours,
+    /// Somebody else, who may need it for something else.
+    Theirs,
+}
+
+impl Whose {
+    /// What a client says of it.
+    pub(super) fn of(client: &Map<String, Value>) -> Self {
+        match client.get("attributes").and_then(|attributes| attributes.get(MARK)) {
+            Some(mark) if mark == MARK_VALUE => Self::Ours,
+            _ => Self::Theirs,
+        }
+    }
+}
+
 impl AudienceScope {
     /// The scope of a client of this name (`namespace/server`), called as the original registration called it.
-    /// What a scope's name can't have (RFC 6749 §3.3) becomes a dash, as the slash does.
+    /// What a scope's name can't have (RFC 6749 §3.3) becomes a dash, as the slash does; so two clients' names can
+    /// come to the same, and the second name has a hash of the client's. It is no default of the realm.
     pub fn of(client_name: &str, platform_clients: Vec<String>) -> Self {
         let plain = |letter: char| letter.is_ascii_graphic() && !matches!(letter, '/' | '"' | '\\');
         let name: String =
             client_name.chars().map(|letter| if plain(letter) { letter } else { '-' }).collect();
-        let name = format!("agent-{name}-aud");
-        Self { name, realm_default: true, platform_clients, only_present_clients: false }
+        let hash = Sha256::digest(client_name.as_bytes());
+        let hash: String = hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Self {
+            second_name: format!("agent-{name}-{hash}-aud"),
+            name: format!("agent-{name}-aud"),
+            former: Vec::new(),
+            realm_default: false,
+            platform_clients,
+            only_present_clients: false,
+        }
     }
 }
 
@@ -207,7 +286,7 @@ mod tests {
                 "directAccessGrantsEnabled": false, "fullScopeAllowed": false,
                 "clientAuthenticatorType": "client-secret", "clientId": "spiffe://a/b",
                 "protocol": "openid-connect", "enabled": true, "name": "ns/server",
-                "attributes": {"standard.token.exchange.enabled": "true"},
+                "attributes": {"standard.token.exchange.enabled": "true", "skep.dev/managed-by": "skep"},
             })
         );
         spec.proof = ClientProof::FederatedJwt { identity_provider: "spire".to_owned() };
@@ -226,6 +305,10 @@ mod tests {
         ] {
             assert_eq!(AudienceScope::of(client, Vec::new()).name, expected);
         }
+        let [one, other] = ["team-a/x", "team/a-x"].map(|name| AudienceScope::of(name, Vec::new()));
+        assert_eq!(one.name, other.name);
+        assert_eq!(one.second_name, "agent-team-a-x-e7fbb913-aud");
+        assert_ne!(one.second_name, other.second_name);
     }
 
     #[test]
@@ -245,7 +328,7 @@ mod tests {
     fn only_what_we_have_an_opinion_of_is_put_right() {
         let spec = ClientSpec::new("c");
         let good = object(spec.representation());
-        assert_eq!(spec.corrected(&good), None);
+        assert_eq!(spec.corrected(&good, Whose::Ours), None);
         for (field, value, put_right) in [
             ("name", json!("another"), false),
             ("enabled", json!(false), false),
@@ -261,16 +344,56 @@ mod tests {
             let mut existing = good.clone();
             existing.insert(field.to_owned(), value.clone());
             existing.insert("secret".to_owned(), json!("s"));
-            let corrected = spec.corrected(&existing);
+            let corrected = spec.corrected(&existing, Whose::Ours);
             assert_eq!(corrected.is_some(), put_right, "{field} {value}");
             if let Some((whole, wrong)) = corrected {
                 assert_eq!(wrong.len(), 1, "{wrong:?}");
                 assert!(whole.get("secret").is_none());
-                assert_eq!(spec.corrected(&object(whole.clone())), None, "{field} {value}");
+                assert_eq!(spec.corrected(&object(whole.clone()), Whose::Ours), None, "{field} {value}");
                 if field == "attributes" {
                     assert_eq!(whole["attributes"]["login_theme"], "x");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_strangers_client_is_changed_only_in_what_it_needs() {
+        let mut spec = ClientSpec::new("c");
+        let mut theirs = object(spec.representation());
+        theirs.insert("attributes".to_owned(), json!({}));
+        assert_eq!(
+            (Whose::of(&theirs), Whose::of(&object(spec.representation()))),
+            (Whose::Theirs, Whose::Ours)
+        );
+        for (field, value) in [
+            ("publicClient", json!(true)),
+            ("serviceAccountsEnabled", json!(false)),
+            ("standardFlowEnabled", json!(true)),
+            ("directAccessGrantsEnabled", json!(true)),
+            ("fullScopeAllowed", json!(true)),
+            ("clientAuthenticatorType", json!("client-jwt")),
+        ] {
+            theirs.insert(field.to_owned(), value);
+        }
+        let (whole, wrong) = spec.corrected(&theirs, Whose::Theirs).unwrap();
+        assert_eq!(wrong, ["publicClient", "serviceAccountsEnabled", "standard.token.exchange.enabled"]);
+        assert_eq!(whole["fullScopeAllowed"], true);
+        assert_eq!(
+            spec.tolerated(&object(whole.clone())),
+            [
+                "standardFlowEnabled",
+                "directAccessGrantsEnabled",
+                "fullScopeAllowed",
+                "clientAuthenticatorType"
+            ]
+        );
+        assert_eq!(spec.corrected(&object(whole.clone()), Whose::Theirs), None);
+        // It may exchange tokens if it did before.
+        spec.token_exchange = false;
+        assert_eq!(spec.corrected(&object(whole.clone()), Whose::Theirs), None);
+        spec.proof = ClientProof::FederatedJwt { identity_provider: "spire".to_owned() };
+        let (_, wrong) = spec.corrected(&object(whole), Whose::Theirs).unwrap();
+        assert_eq!(wrong, ["clientAuthenticatorType", "jwt.credential.issuer", "jwt.credential.sub"]);
     }
 }

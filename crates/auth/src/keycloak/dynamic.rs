@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::calls::{Calls, Step, judge, object, text};
+use super::client::Whose;
 use super::error::said;
 use super::{ClientSpec, KeycloakError, Registered};
 use crate::client::Reply;
@@ -127,7 +128,8 @@ impl Dynamic {
         if let Some(renewed) = self.save(held, &spec.client_id, &found) {
             token = renewed;
         }
-        let Some((whole, wrong)) = spec.corrected(&found) else {
+        // Its token is ours, so we made it.
+        let Some((whole, wrong)) = spec.corrected(&found, Whose::Ours) else {
             return self.registered(spec, &found, false, false);
         };
         tracing::info!(client.id = %spec.client_id, fields = ?wrong, "putting a client in Keycloak right");

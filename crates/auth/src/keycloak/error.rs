@@ -34,6 +34,12 @@ pub enum KeycloakError {
     )]
     Login { who: String, realm: String, said: String },
     #[error(
+        "Keycloak does not accept the token that {who} got at realm {realm:?} a moment ago{}; is there more than \
+         one Keycloak behind its URL?",
+        because(said)
+    )]
+    Token { who: String, realm: String, said: String },
+    #[error(
         "Keycloak refuses the initial access token{}; it is used up, expired, or of another realm: make a new one",
         because(said)
     )]
@@ -51,11 +57,20 @@ pub enum KeycloakError {
     )]
     Taken { client_id: String },
     #[error(
+        "client {client_id:?} was there before and was not made by skep, so it is neither changed nor used; \
+         delete it in Keycloak, or set its attribute skep.dev/managed-by to \"skep\" if it is meant for this server"
+    )]
+    NotOurs { client_id: String },
+    #[error(
         "Keycloak does not accept the registration access token of client {client_id:?}{}; somebody else made the \
          client or a token for it since: delete it in Keycloak, and it is registered again",
         because(said)
     )]
     RegistrationToken { client_id: String, said: String },
+    #[error(
+        "client scope {name:?} adds another audience than this client's, so it is left alone; delete it in Keycloak"
+    )]
+    ScopeTaken { name: String },
     #[error("Keycloak refuses to {step} ({status}){}", because(said))]
     Rejected { step: &'static str, status: u16, said: String },
     #[error("Keycloak cannot {step} at the moment (status {status})")]
@@ -119,11 +134,14 @@ impl KeycloakError {
             Self::RealmMissing { .. } => KeycloakErrorKind::RealmMissing,
             Self::Credentials { .. }
             | Self::Login { .. }
+            | Self::Token { .. }
             | Self::InitialAccess { .. }
             | Self::RegistrationToken { .. } => KeycloakErrorKind::Credentials,
             Self::Forbidden { .. } => KeycloakErrorKind::Forbidden,
             Self::NotFound { .. } => KeycloakErrorKind::NotFound,
-            Self::Hidden { .. } | Self::Taken { .. } => KeycloakErrorKind::Conflict,
+            Self::Hidden { .. } | Self::Taken { .. } | Self::NotOurs { .. } | Self::ScopeTaken { .. } => {
+                KeycloakErrorKind::Conflict
+            }
             Self::Rejected { .. } | Self::Answer { .. } => KeycloakErrorKind::Rejected,
         }
     }

@@ -6,6 +6,7 @@ mod calls;
 mod client;
 mod dynamic;
 mod error;
+mod refusals;
 mod scope;
 mod settings;
 mod tokens;
@@ -15,6 +16,7 @@ use skep_runtime::clock::SharedClock;
 pub use client::{AudienceScope, ClientProof, ClientSpec, Registered};
 pub use dynamic::RegistrationTokens;
 pub use error::{KeycloakError, KeycloakErrorKind};
+pub use refusals::{Refusal, Refusals};
 pub use settings::{KeycloakSettings, Login, LoginError};
 
 use admin::Admin;

@@ -7,10 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::admin::Admin;
 use super::calls::{Step, list, object, text};
+use super::client::{MARK, MARK_VALUE};
 use super::{AudienceScope, KeycloakError};
 
-const REMEDY: &str = "give it the role manage-clients of realm-management, for the realm's default scopes also \
-                      manage-realm, or switch the scope off (KEYCLOAK_AUDIENCE_SCOPE_ENABLED=false)";
+const REMEDY: &str = "give it the role manage-clients of realm-management, or switch the scope off \
+                      (KEYCLOAK_AUDIENCE_SCOPE_ENABLED=false)";
 const LIST: Step = Step { what: "list client scopes", remedy: REMEDY };
 const CREATE: Step = Step { what: "make a client scope", remedy: REMEDY };
 const MAP: Step = Step { what: "add the audience to a client scope", remedy: REMEDY };
@@ -38,17 +39,7 @@ impl Admin {
         audience: &str,
     ) -> Result<Done, KeycloakError> {
         let mut done = Done::default();
-        let (id, fields) = match self.scope(&scope.name).await? {
-            Some(found) => found,
-            None => {
-                self.create_scope(&scope.name).await?;
-                done.changed = true;
-                self.scope(&scope.name).await?.ok_or_else(|| KeycloakError::NotFound {
-                    what: format!("client scope {:?}", scope.name),
-                })?
-            }
-        };
-        done.changed |= self.ensure_mapper(&id, &fields, &scope.name, audience).await?;
+        let (name, id) = self.place_for(scope, audience, &mut done).await?;
         if scope.realm_default {
             done.changed |= self.ensure_realm_default(&id).await?;
         }
@@ -56,13 +47,12 @@ impl Admin {
             match self.find(client).await? {
                 None if scope.only_present_clients => {}
                 None => done.warnings.push(format!(
-                    "client {client:?}, which is to get the scope {:?}, is not in the realm; make it, or leave it \
-                     out of PLATFORM_CLIENT_IDS",
-                    scope.name
+                    "client {client:?}, which is to get the scope {name:?}, is not in the realm; make it, or leave it \
+                     out of PLATFORM_CLIENT_IDS"
                 )),
                 Some(found) => {
                     let scopes = found.fields.get("defaultClientScopes").and_then(Value::as_array);
-                    if scopes.is_some_and(|scopes| scopes.iter().any(|name| name == scope.name.as_str())) {
+                    if scopes.is_some_and(|scopes| scopes.iter().any(|given| given == name)) {
                         continue;
                     }
                     let url = self.calls.admin(&["clients", &found.id, "default-client-scopes", &id]);
@@ -74,24 +64,68 @@ impl Admin {
         Ok(done)
     }
 
+    /// The scope that adds the audience, made or put right where need be: its name and its id. A scope of the
+    /// first name that is somebody else's stays his.
+    async fn place_for<'a>(
+        &self,
+        scope: &'a AudienceScope,
+        audience: &str,
+        done: &mut Done,
+    ) -> Result<(&'a str, String), KeycloakError> {
+        let names = [scope.name.as_str(), scope.second_name.as_str()];
+        let ours = |fields: &Map<String, Value>| standing(fields, audience, &scope.former);
+        for name in names {
+            if let Some((id, fields)) = self.scope(name).await?
+                && ours(&fields) == Standing::Right
+            {
+                return Ok((name, id));
+            }
+        }
+        for name in names {
+            // Who is quicker has it; what he made is looked at like any other.
+            if self.scope(name).await?.is_none() {
+                done.changed |= self.create_scope(name, audience).await?;
+            }
+            let Some((id, fields)) = self.scope(name).await? else { continue };
+            let there = match ours(&fields) {
+                Standing::Right => true,
+                Standing::Free(mapper) => {
+                    let put = self.put_mapper(&id, name, audience, mapper.as_deref()).await?;
+                    done.changed |= put;
+                    put
+                }
+                Standing::Others => false,
+            };
+            if there {
+                return Ok((name, id));
+            }
+        }
+        Err(KeycloakError::ScopeTaken { name: scope.second_name.clone() })
+    }
+
     /// Deletes the scope, if it is the one that was made for this audience.
     pub(super) async fn delete_scope(
         &self,
         scope: &AudienceScope,
         audience: &str,
     ) -> Result<(), KeycloakError> {
-        let Some((id, fields)) = self.scope(&scope.name).await? else { return Ok(()) };
-        if !mappers(&fields).any(|mapper| adds(mapper, audience)) {
-            return Ok(());
-        }
-        let url = self.calls.admin(&["client-scopes", &id]);
-        match self.call(Method::DELETE, &url, None, &scope.name, DELETE).await {
-            Ok(_) | Err(KeycloakError::NotFound { .. }) => {
-                self.scopes.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.name);
-                Ok(())
+        for name in [&scope.name, &scope.second_name] {
+            let Some((id, fields)) = self.scope(name).await? else { continue };
+            // What a user added to it for another audience is his.
+            if audiences(&fields).is_empty()
+                || audiences(&fields).iter().any(|one| one.audience != Some(audience))
+            {
+                continue;
             }
-            Err(error) => Err(error),
+            let url = self.calls.admin(&["client-scopes", &id]);
+            match self.call(Method::DELETE, &url, None, name, DELETE).await {
+                Ok(_) | Err(KeycloakError::NotFound { .. }) => {
+                    self.scopes.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+                }
+                Err(error) => return Err(error),
+            }
         }
+        Ok(())
     }
 
     /// A scope by its name, as it is now.
@@ -121,40 +155,37 @@ impl Admin {
         Ok(Some((id, fields)))
     }
 
-    async fn create_scope(&self, name: &str) -> Result<(), KeycloakError> {
+    /// Makes a scope with its mapper in one go. False: somebody else was quicker.
+    async fn create_scope(&self, name: &str, audience: &str) -> Result<bool, KeycloakError> {
         let body = json!({
             "name": name,
             "protocol": "openid-connect",
-            "attributes": {"include.in.token.scope": "false", "display.on.consent.screen": "false"},
+            "attributes": {
+                "include.in.token.scope": "false", "display.on.consent.screen": "false", MARK: MARK_VALUE,
+            },
+            "protocolMappers": [mapper(name, audience)],
         });
         match self.call(Method::POST, &self.calls.admin(&["client-scopes"]), Some(&body), name, CREATE).await
         {
-            Ok(_) | Err(KeycloakError::Rejected { status: 409, .. }) => Ok(()),
+            Ok(_) => Ok(true),
+            Err(KeycloakError::Rejected { status: 409, .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// True when something was changed.
-    async fn ensure_mapper(
+    /// Adds the mapper to a scope, or puts it into the place of the one of this id. False: somebody else was
+    /// quicker.
+    async fn put_mapper(
         &self,
         scope_id: &str,
-        scope: &Map<String, Value>,
         name: &str,
         audience: &str,
+        replaced: Option<&str>,
     ) -> Result<bool, KeycloakError> {
-        if mappers(scope).any(|mapper| adds(mapper, audience)) {
-            return Ok(false);
-        }
-        let mut mapper = json!({
-            "name": name,
-            "protocol": "openid-connect",
-            "protocolMapper": MAPPER,
-            "config": {AUDIENCE: audience, "access.token.claim": "true", "id.token.claim": "false"},
-        });
+        let mut mapper = mapper(name, audience);
         let models = ["client-scopes", scope_id, "protocol-mappers", "models"];
-        // One of our name adds another audience: the server has another identity by now.
-        let ours = mappers(scope).find(|mapper| text(mapper, "name") == Some(name));
-        if let Some(id) = ours.and_then(|mapper| text(mapper, "id")) {
+        // The server has another identity by now.
+        if let Some(id) = replaced {
             if let Some(fields) = mapper.as_object_mut() {
                 fields.insert("id".to_owned(), json!(id));
             }
@@ -182,15 +213,96 @@ impl Admin {
     }
 }
 
+/// How a scope stands to an audience.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    /// It adds this audience.
+    Right,
+    /// It can be had: nobody uses it, or it adds a former identity by the mapper of this id.
+    Free(Option<String>),
+    /// It is somebody else's.
+    Others,
+}
+
+fn standing(scope: &Map<String, Value>, audience: &str, former: &[String]) -> Standing {
+    let found = audiences(scope);
+    if found.iter().any(|one| one.works && one.audience == Some(audience)) {
+        return Standing::Right;
+    }
+    let was_ours = |id: &str| id == audience || former.iter().any(|former| former == id);
+    match found.as_slice() {
+        [] if mappers(scope).next().is_none() => Standing::Free(None),
+        [Audience { audience: Some(added), mapper: Some(mapper), .. }] if was_ours(added) => {
+            Standing::Free(Some((*mapper).to_owned()))
+        }
+        _ => Standing::Others,
+    }
+}
+
+/// A mapper that adds an audience.
+struct Audience<'a> {
+    mapper: Option<&'a str>,
+    /// None: that of a client, which is chosen in another way.
+    audience: Option<&'a str>,
+    /// It adds it to access tokens.
+    works: bool,
+}
+
+fn audiences(scope: &Map<String, Value>) -> Vec<Audience<'_>> {
+    let kind = |mapper: &&Map<String, Value>| text(mapper, "protocolMapper") == Some(MAPPER);
+    let audience = |mapper| {
+        let config = |name: &str| text(Map::get(mapper, "config")?.as_object()?, name);
+        let works = config("access.token.claim") != Some("false");
+        Audience { mapper: text(mapper, "id"), audience: config(AUDIENCE), works }
+    };
+    mappers(scope).filter(kind).map(audience).collect()
+}
+
 fn mappers(scope: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
     let mappers = scope.get("protocolMappers").and_then(Value::as_array);
     mappers.into_iter().flatten().filter_map(Value::as_object)
 }
 
-fn adds(mapper: &Map<String, Value>, audience: &str) -> bool {
-    let config = mapper.get("config").and_then(Value::as_object);
-    text(mapper, "protocolMapper") == Some(MAPPER)
-        && config.is_some_and(|config| {
-            text(config, AUDIENCE) == Some(audience) && text(config, "access.token.claim") != Some("false")
-        })
+fn mapper(name: &str, audience: &str) -> Value {
+    json!({
+        "name": name,
+        "protocol": "openid-connect",
+        "protocolMapper": MAPPER,
+        "config": {AUDIENCE: audience, "access.token.claim": "true", "id.token.claim": "false"},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_free_or_was_ours_is_taken() {
+        let former = ["before".to_owned()];
+        let with = |mappers: Value| json!({"name": "s", "protocolMappers": mappers});
+        let id = |value: Value| {
+            let mut value = value;
+            value["id"] = json!("m");
+            value
+        };
+        let mut off = id(mapper("s", "ours"));
+        off["config"]["access.token.claim"] = json!("false");
+        let mut other_kind = mapper("s", "ours");
+        other_kind["protocolMapper"] = json!("oidc-usermodel-attribute-mapper");
+        let free = |mapper: Option<&str>| Standing::Free(mapper.map(str::to_owned));
+        for (scope, expected) in [
+            (json!({"name": "s"}), free(None)),
+            (with(json!([])), free(None)),
+            (with(json!([id(mapper("s", "ours"))])), Standing::Right),
+            (with(json!([id(mapper("a user's name", "ours"))])), Standing::Right),
+            (with(json!([off])), free(Some("m"))),
+            (with(json!([id(mapper("s", "before"))])), free(Some("m"))),
+            (with(json!([id(mapper("s", "another"))])), Standing::Others),
+            (with(json!([other_kind.clone()])), Standing::Others),
+            (with(json!([mapper("s", "ours"), mapper("t", "another")])), Standing::Right),
+            (with(json!([mapper("s", "before"), mapper("t", "another")])), Standing::Others),
+        ] {
+            assert_eq!(standing(scope.as_object().unwrap(), "ours", &former), expected, "{scope}");
+        }
+    }
 }

@@ -57,6 +57,11 @@ impl Tokens {
         self.login.who()
     }
 
+    /// The realm that the login is known in.
+    pub(super) fn realm(&self) -> &str {
+        &self.realm
+    }
+
     /// A token that is good; several that ask at once get the same one.
     pub(super) async fn bearer(&self, calls: &Calls) -> Result<Secret, KeycloakError> {
         let mut held = self.held.lock().await;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use skep_api::address::Egress;
 use skep_api::secret::Secret;
 use skep_auth::keycloak::{
-    AudienceScope, ClientProof, ClientSpec, Keycloak, KeycloakErrorKind, KeycloakSettings, Login,
-    RegistrationTokens,
+    AudienceScope, ClientProof, ClientSpec, Keycloak, KeycloakError, KeycloakErrorKind, KeycloakSettings,
+    Login, RegistrationTokens,
 };
 use skep_runtime::clock::{SharedClock, SystemClock};
 use skep_testkit::idp::Outage;
@@ -68,6 +68,10 @@ fn logins(fake: &FakeKeycloak) -> usize {
         request.path().ends_with("/token") && request.form_field("grant_type") != "refresh_token"
     };
     fake.requests().iter().filter(|request| anew(request)).count()
+}
+
+fn refreshes(fake: &FakeKeycloak) -> usize {
+    fake.requests().iter().filter(|request| request.form_field("grant_type") == "refresh_token").count()
 }
 
 #[tokio::test]
@@ -200,11 +204,11 @@ async fn the_audience_scope_reaches_the_clients_it_is_meant_for() {
         registered.warnings.len() == 1 && registered.warnings[0].contains("\"absent\""),
         "{registered:?}"
     );
-    assert!(fake.default_scopes("demo").contains(&name.to_owned()));
-    let audience = |fake: &FakeKeycloak| {
-        fake.scope("demo", name).unwrap()["protocolMappers"][0]["config"]["included.custom.audience"].clone()
-    };
-    assert_eq!(audience(&fake), ID);
+    assert!(
+        !fake.default_scopes("demo").contains(&name.to_owned()),
+        "every client would have every audience"
+    );
+    assert_eq!(audience(&fake, name), ID);
     let has = |scopes: &Value| scopes.as_array().unwrap().contains(&json!(name));
     assert!(has(&fake.client("demo", "platform").unwrap()["defaultClientScopes"]));
 
@@ -212,14 +216,133 @@ async fn the_audience_scope_reaches_the_clients_it_is_meant_for() {
     assert!(!keycloak.ensure_client(&spec).await.unwrap().changed);
     assert_eq!(writes(&fake).len(), before, "{:?}", writes(&fake));
 
+    // Where that is asked for.
+    spec.audience_scope.as_mut().unwrap().realm_default = true;
+    assert!(keycloak.ensure_client(&spec).await.unwrap().changed);
+    assert!(fake.default_scopes("demo").contains(&name.to_owned()));
+
     // The same server with another identity.
     spec.client_id = "spiffe://example.org/other".to_owned();
+    spec.audience_scope.as_mut().unwrap().former = vec![ID.to_owned()];
     keycloak.ensure_client(&spec).await.unwrap();
-    assert_eq!(audience(&fake), "spiffe://example.org/other");
+    assert_eq!(audience(&fake, name), "spiffe://example.org/other");
     // The scope of another client is not removed with this one.
     spec.client_id = ID.to_owned();
     assert!(keycloak.remove(&spec).await.unwrap());
     assert!(fake.scope("demo", name).is_some());
+}
+
+fn audience(fake: &FakeKeycloak, name: &str) -> Value {
+    let scope = fake.scope("demo", name).unwrap_or_default();
+    scope["protocolMappers"][0]["config"]["included.custom.audience"].clone()
+}
+
+#[tokio::test]
+async fn two_servers_whose_names_come_to_the_same_have_a_scope_each() {
+    let fake = fake().await;
+    let keycloak = with(&fake, root());
+    let server = |name: &str, id: &str| {
+        let audience_scope = Some(AudienceScope::of(name, Vec::new()));
+        ClientSpec { audience_scope, ..ClientSpec::new(id) }
+    };
+    let one = server("team-a/x", "spiffe://example.org/ns/team-a/sa/x");
+    let other = server("team/a-x", "spiffe://example.org/ns/team/sa/a-x");
+    let second = other.audience_scope.as_ref().unwrap().second_name.clone();
+    for _ in 0..2 {
+        for spec in [&one, &other] {
+            let registered = keycloak.ensure_client(spec).await.unwrap();
+            assert!(registered.warnings.is_empty(), "{registered:?}");
+        }
+        assert_eq!(audience(&fake, "agent-team-a-x-aud"), one.client_id.as_str());
+        assert_eq!(audience(&fake, &second), other.client_id.as_str());
+    }
+    let before = writes(&fake).len();
+    assert!(!keycloak.ensure_client(&other).await.unwrap().changed);
+    assert_eq!(writes(&fake).len(), before);
+
+    // Each takes its own along. The other one keeps the name it has.
+    assert!(keycloak.remove(&one).await.unwrap());
+    assert!(fake.scope("demo", "agent-team-a-x-aud").is_none());
+    assert!(!keycloak.ensure_client(&other).await.unwrap().changed);
+    assert_eq!(audience(&fake, &second), other.client_id.as_str());
+    assert!(keycloak.remove(&other).await.unwrap());
+    assert!(fake.scope("demo", &second).is_none());
+}
+
+#[tokio::test]
+async fn a_scope_that_is_somebody_elses_is_left_alone() {
+    let fake = fake().await;
+    let keycloak = with(&fake, root());
+    let spec = |id: &str| {
+        let audience_scope = Some(AudienceScope::of("demo/weather", Vec::new()));
+        ClientSpec { audience_scope, ..ClientSpec::new(id) }
+    };
+    for id in ["spiffe://example.org/1", "spiffe://example.org/2"] {
+        assert!(keycloak.ensure_client(&spec(id)).await.unwrap().warnings.is_empty());
+    }
+    let third = keycloak.ensure_client(&spec("spiffe://example.org/3")).await.unwrap();
+    assert!(third.warnings[0].contains("left alone"), "{third:?}");
+    assert_eq!(audience(&fake, "agent-demo-weather-aud"), "spiffe://example.org/1");
+}
+
+#[tokio::test]
+async fn a_client_that_was_there_before_is_changed_only_in_what_is_needed() {
+    let fake = fake().await;
+    let theirs = json!({
+        "clientId": ID, "publicClient": true, "standardFlowEnabled": true, "directAccessGrantsEnabled": true,
+        "fullScopeAllowed": true, "redirectUris": ["https://a.example"],
+    });
+    fake.put_client("demo", &theirs);
+    let keycloak = with(&fake, root());
+    let before = writes(&fake).len();
+    let reluctant = ClientSpec { adopt: false, ..ClientSpec::new(ID) };
+    let error = keycloak.ensure_client(&reluctant).await.map(|_| ()).unwrap_err();
+    assert!(matches!(error, KeycloakError::NotOurs { .. }), "{error}");
+    assert_eq!(error.kind(), KeycloakErrorKind::Conflict);
+    assert_eq!(writes(&fake).len(), before);
+    assert!(!fake.requests().iter().any(|request| request.path().ends_with("/client-secret")));
+
+    let taken = keycloak.ensure_client(&ClientSpec::new(ID)).await.unwrap();
+    assert!(taken.changed && !taken.created);
+    let warning = taken.warnings.join("; ");
+    assert!(
+        warning.contains("standardFlowEnabled, directAccessGrantsEnabled, fullScopeAllowed"),
+        "{warning}"
+    );
+    let client = fake.client("demo", ID).unwrap();
+    for (flag, expected) in [
+        ("publicClient", false),
+        ("serviceAccountsEnabled", true),
+        ("standardFlowEnabled", true),
+        ("directAccessGrantsEnabled", true),
+        ("fullScopeAllowed", true),
+    ] {
+        assert_eq!(client[flag], expected, "{flag}");
+    }
+    assert_eq!(client["secret"], taken.secret.expose());
+    assert!(!keycloak.ensure_client(&ClientSpec::new(ID)).await.unwrap().changed);
+
+    // One of ours is not refused.
+    fake.delete_client("demo", ID);
+    assert!(keycloak.ensure_client(&reluctant).await.unwrap().created);
+    assert!(!keycloak.ensure_client(&reluctant).await.unwrap().created);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_said_to_be_of_the_realm_of_the_login() {
+    let server = ScriptedServer::start(|request| match request.path().ends_with("/token") {
+        true => Reply::json(&json!({"access_token": "a", "expires_in": 60})),
+        false => Reply::status(401),
+    })
+    .await;
+    let mut settings = KeycloakSettings::new(&server.url(""), "demo").unwrap();
+    settings.egress = Egress { loopback: true, deny: Vec::new() };
+    for (login, realm) in [(root(), "master"), (service("registrar", "s"), "demo")] {
+        let keycloak = Keycloak::new(settings.clone(), login, SystemClock::shared()).unwrap();
+        let error = keycloak.delete_client(ID).await.unwrap_err();
+        assert_eq!(error.kind(), KeycloakErrorKind::Credentials);
+        assert!(error.to_string().contains(&format!("at realm {realm:?}")), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -309,10 +432,18 @@ async fn a_token_is_renewed_when_it_ends_or_is_refused() {
     assert_eq!(logins(&fake), 1);
     clock.advance(Duration::from_secs(2));
     keycloak.ensure_client(&spec).await.unwrap();
-    assert_eq!(logins(&fake), 2, "before it ends");
+    assert_eq!(
+        (logins(&fake), refreshes(&fake)),
+        (1, 1),
+        "before it ends, and with the session that is there"
+    );
     fake.revoke_tokens("master");
     keycloak.ensure_client(&spec).await.unwrap();
-    assert_eq!(logins(&fake), 3, "at once when it is refused");
+    assert_eq!((logins(&fake), refreshes(&fake)), (2, 1), "at once when it is refused");
+    // A session that has ended can't be refreshed.
+    clock.advance(Duration::from_secs(1801));
+    keycloak.ensure_client(&spec).await.unwrap();
+    assert_eq!((logins(&fake), refreshes(&fake)), (3, 2));
 }
 
 #[tokio::test]

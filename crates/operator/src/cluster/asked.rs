@@ -45,6 +45,11 @@ impl Cluster {
         self.lookups.secret(namespace, name).await
     }
 
+    /// The same without asking: `None` also when its keys are not known yet.
+    pub fn known_secret(&self, namespace: &str, name: &str) -> Option<Arc<SecretKeys>> {
+        self.lookups.known_secret(namespace, name)
+    }
+
     /// The keys of a Secret as the API server has it now.
     ///
     /// # Errors
@@ -63,6 +68,11 @@ impl Cluster {
         name: &str,
     ) -> Result<Option<Arc<ConfigMapText>>, kube::Error> {
         self.lookups.config_map(namespace, name).await
+    }
+
+    /// The same without asking: `None` also when its content is not known yet.
+    pub fn known_config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMapText>> {
+        self.lookups.known_config_map(namespace, name)
     }
 
     /// The content of a ConfigMap as the API server has it now.

@@ -80,8 +80,8 @@ impl Lookups {
             lock(&self.keys).remove(&at);
             return Ok(None);
         };
-        if let Some(known) = lock(&self.keys).get(&at).filter(|known| known.version == version) {
-            return Ok(Some(Arc::clone(known)));
+        if let Some(known) = of_version(&self.keys, &at, |known| known.version == version) {
+            return Ok(Some(known));
         }
         let Some(found) = self.ask_secret(namespace, name).await? else { return Ok(None) };
         let found = Arc::new(found);
@@ -103,13 +103,27 @@ impl Lookups {
             lock(&self.texts).remove(&at);
             return Ok(None);
         };
-        if let Some(known) = lock(&self.texts).get(&at).filter(|known| known.version == version) {
-            return Ok(Some(Arc::clone(known)));
+        if let Some(known) = of_version(&self.texts, &at, |known| known.version == version) {
+            return Ok(Some(known));
         }
         let Some(found) = self.ask_config_map(namespace, name).await? else { return Ok(None) };
         let found = Arc::new(found);
         lock(&self.texts).insert(at, Arc::clone(&found));
         Ok(Some(found))
+    }
+
+    /// What [`secret`](Self::secret) would give without asking anybody.
+    pub fn known_secret(&self, namespace: &str, name: &str) -> Option<Arc<SecretKeys>> {
+        let version = version(&self.secrets, namespace, name)?;
+        let at = (namespace.to_owned(), name.to_owned());
+        of_version(&self.keys, &at, |known| known.version == version)
+    }
+
+    /// What [`config_map`](Self::config_map) would give without asking anybody.
+    pub fn known_config_map(&self, namespace: &str, name: &str) -> Option<Arc<ConfigMapText>> {
+        let version = version(&self.config_maps, namespace, name)?;
+        let at = (namespace.to_owned(), name.to_owned());
+        of_version(&self.texts, &at, |known| known.version == version)
     }
 
     /// The keys of a Secret as the API server has it now, whatever the watch has told so far.
@@ -183,6 +197,10 @@ impl From<ConfigMapBody> for ConfigMapText {
 fn version(store: &Store, namespace: &str, name: &str) -> Option<String> {
     let object = store.get(namespace, name)?;
     object.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn of_version<T>(known: &Mutex<HashMap<Name, Arc<T>>>, at: &Name, is: impl Fn(&T) -> bool) -> Option<Arc<T>> {
+    lock(known).get(at).filter(|known| is(known)).cloned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

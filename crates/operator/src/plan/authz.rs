@@ -7,7 +7,7 @@ use cedar_policy::{Entities, PolicySet};
 use miette::Diagnostic;
 use serde_json::Value;
 use skep_api::crd::authz::{AuthzConfigSpec, EmbeddedAuthz, EmbeddedAuthzSource};
-use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD};
+use skep_api::crd::parse::{CONFLICTING_FIELDS, INVALID_FIELD, join, typed};
 use skep_api::crd::{Kind, Spec};
 use skep_api::runconfig::{AuthzConfig, CedarConfig};
 
@@ -67,13 +67,10 @@ fn from_reference(name: &str, findings: &mut Findings<'_>) -> Option<Authorizati
 pub(super) fn from_spec(spec: &AuthzConfigSpec, findings: &mut Findings<'_>) -> Option<AuthzConfig> {
     match spec.kind.as_str() {
         CEDAR => {
-            let cedar: CedarConfig = match serde_path_to_error::deserialize(&spec.config) {
+            let cedar: CedarConfig = match typed(&spec.config).value {
                 Ok(cedar) => cedar,
-                Err(error) => {
-                    let path = error.path().to_string();
-                    let path =
-                        if path == "." { "spec.config".to_owned() } else { format!("spec.config.{path}") };
-                    findings.error(path, INVALID_FIELD, format!("{}.", error.inner()));
+                Err(misfit) => {
+                    findings.error(join("spec.config", &misfit.path), INVALID_FIELD, misfit.message);
                     return None;
                 }
             };
@@ -175,7 +172,8 @@ fn from_embedded(name: &str, embedded: &EmbeddedAuthz, findings: &mut Findings<'
                 field.clone_from(value);
             }
         }
-        check_entity_type(&cedar.group_entity_type, &format!("{at}.groupEntityType"), findings);
+        let elsewhere = embedded.group_entity_type.is_none() && !planned.inline;
+        check_entity_type(&cedar.group_entity_type, &format!("{at}.groupEntityType"), elsewhere, findings);
     }
     let path = if planned.inline { "inline.primaryUpstreamProvider" } else { "configMap" };
     no_upstream(&planned.config, &format!("{at}.{path}"), findings);
@@ -199,6 +197,8 @@ fn no_upstream(config: &AuthzConfig, path: &str, findings: &mut Findings<'_>) {
     );
 }
 
+/// Reads the document of a ConfigMap. Whoever names one need not be allowed to read it, so no message repeats
+/// anything of its content but the names of fields.
 fn from_config_map(name: &str, key: &str, findings: &mut Findings<'_>) -> Option<AuthzConfig> {
     let at = "spec.authzConfig.configMap";
     let Some(data) = findings.world.config_maps.get(name) else {
@@ -215,7 +215,10 @@ fn from_config_map(name: &str, key: &str, findings: &mut Findings<'_>) -> Option
             findings.error(
                 at,
                 CONFIG_MAP_INVALID,
-                format!("`{key}` of the ConfigMap `{name}` is not JSON or YAML: {error}."),
+                format!(
+                    "`{key}` of the ConfigMap `{name}` is not JSON or YAML (line {}, column {}).",
+                    error.line, error.column
+                ),
             );
             return None;
         }
@@ -224,16 +227,15 @@ fn from_config_map(name: &str, key: &str, findings: &mut Findings<'_>) -> Option
         not_supported(at, findings);
         return None;
     }
-    let config: AuthzConfig = match serde_path_to_error::deserialize(&value) {
+    let config: AuthzConfig = match typed(&value).value {
         Ok(config) => config,
-        Err(error) => {
+        Err(misfit) => {
             findings.error(
                 at,
                 CONFIG_MAP_INVALID,
                 format!(
-                    "`{key}` of the ConfigMap `{name}` is not an authorization document: `{}`: {}.",
-                    error.path(),
-                    error.inner()
+                    "`{key}` of the ConfigMap `{name}` is not an authorization document: `{}`: {}",
+                    misfit.path, misfit.message
                 ),
             );
             return None;
@@ -266,7 +268,7 @@ fn document(cedar: CedarConfig) -> AuthzConfig {
 struct At<'s> {
     policies: &'s str,
     entities: &'s str,
-    /// They are not in this object.
+    /// They are not in this object, so messages don't repeat them.
     elsewhere: bool,
 }
 
@@ -308,7 +310,12 @@ fn check_cedar(cedar: &CedarConfig, at: &At<'_>, findings: &mut Findings<'_>) {
                     .and_then(|offset| text.get(..offset))
                     .map(|before| before.matches('\n').count() + 1);
                 let place = line.map(|line| format!(", line {line}")).unwrap_or_default();
-                findings.error(&path, SYNTAX_INVALID, format!("Policy {index}{place}: {error}."));
+                let message = if at.elsewhere {
+                    format!("Policy {index}{place}: This is not Cedar.")
+                } else {
+                    format!("Policy {index}{place}: {error}.")
+                };
+                findings.error(&path, SYNTAX_INVALID, message);
             }
         }
     }
@@ -322,18 +329,26 @@ fn check_cedar(cedar: &CedarConfig, at: &At<'_>, findings: &mut Findings<'_>) {
     if !cedar.entities_json.trim().is_empty()
         && let Err(error) = Entities::from_json_str(&cedar.entities_json, None)
     {
-        findings.error(
-            at.entities,
-            SYNTAX_INVALID,
-            format!("The entities are not Cedar's JSON: {}.", chain(&error)),
-        );
+        let message = if at.elsewhere {
+            "The entities are not Cedar's JSON.".to_owned()
+        } else {
+            format!("The entities are not Cedar's JSON: {}.", chain(&error))
+        };
+        findings.error(at.entities, SYNTAX_INVALID, message);
     }
 }
 
-fn check_entity_type(name: &str, path: &str, findings: &mut Findings<'_>) {
-    if !name.is_empty() && cedar_policy::EntityTypeName::from_str(name).is_err() {
-        findings.error(path, INVALID_FIELD, format!("`{name}` is not the name of a Cedar entity type."));
+/// `elsewhere`: it is of a ConfigMap.
+fn check_entity_type(name: &str, path: &str, elsewhere: bool, findings: &mut Findings<'_>) {
+    if name.is_empty() || cedar_policy::EntityTypeName::from_str(name).is_ok() {
+        return;
     }
+    let message = if elsewhere {
+        "What the ConfigMap says in `group_entity_type` is not the name of a Cedar entity type.".to_owned()
+    } else {
+        format!("`{name}` is not the name of a Cedar entity type.")
+    };
+    findings.error(path, INVALID_FIELD, message);
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

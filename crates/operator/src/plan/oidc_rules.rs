@@ -11,7 +11,7 @@ use super::oidc::{AUTH_INVALID, Block};
 use super::oidc_settings::{Endpoint, endpoint};
 
 /// Part of an issuer that a tenant id stands for.
-const TENANT: &str = "{tenantid}";
+pub(super) const TENANT: &str = "{tenantid}";
 
 /// Judges everything but times, algorithms and introspection, and writes it into `rules`.
 pub(super) fn plan(inline: &InlineOidc, at: &Block, rules: &mut IssuerRules, findings: &mut Findings<'_>) {

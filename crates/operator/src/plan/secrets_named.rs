@@ -5,7 +5,7 @@ use serde_json::Value;
 /// Every Secret that the spec of an object names, with the path where it does, in the order of the spec: those
 /// that its proxy reads, and those that `podTemplateSpec` and `resourceOverrides` put into a pod. Also under
 /// fields that the object's type gives no meaning, so this is never less than [`super::references`] has.
-/// Empty names are left out.
+/// However fields are capitalised, since not every reader of pod templates minds that. Empty names are left out.
 pub fn secrets_named(object: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
     if let Some(spec) = object.get("spec") {
@@ -25,7 +25,7 @@ fn walk(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
                 let at = format!("{at}.{field}");
                 if is_secret_list(&at) {
                     named_each(inside, &at, found);
-                } else if field == "secretName" {
+                } else if field.eq_ignore_ascii_case("secretName") {
                     add(inside.as_str(), at, found);
                 } else if names_secret(field) {
                     named(inside, &at, found);
@@ -46,14 +46,15 @@ fn walk(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
 
 /// Fields that hold a reference to a Secret, or a list of them: by how they are called, in both spellings.
 fn names_secret(field: &str) -> bool {
-    let plain = field.strip_suffix('s').unwrap_or(field);
-    ["ecretRef", "ecretKeyRef", "secret_ref", "secret_key_ref"].iter().any(|end| plain.ends_with(end))
-        || matches!(plain, "passwordRef" | "initialAccessTokenRef" | "clientCertificateRef" | "secret")
+    let field = field.to_ascii_lowercase();
+    let plain = field.strip_suffix('s').unwrap_or(&field);
+    ["secretref", "secretkeyref", "secret_ref", "secret_key_ref"].iter().any(|end| plain.ends_with(end))
+        || matches!(plain, "passwordref" | "initialaccesstokenref" | "clientcertificateref" | "secret")
 }
 
 /// Lists of `{name}` that are Secrets by where they stand.
 fn is_secret_list(at: &str) -> bool {
-    at == "spec.secrets" || at.ends_with(".imagePullSecrets")
+    at == "spec.secrets" || at.to_ascii_lowercase().ends_with(".imagepullsecrets")
 }
 
 fn named_each(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
@@ -64,8 +65,10 @@ fn named_each(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
 
 /// A volume has `secretName` where all others have `name`.
 fn named(value: &Value, at: &str, found: &mut Vec<(String, String)>) {
-    for field in ["name", "secretName"] {
-        add(value.get(field).and_then(Value::as_str), format!("{at}.{field}"), found);
+    for (field, inside) in value.as_object().into_iter().flatten() {
+        if ["name", "secretName"].iter().any(|name| field.eq_ignore_ascii_case(name)) {
+            add(inside.as_str(), format!("{at}.{field}"), found);
+        }
     }
 }
 
@@ -111,6 +114,8 @@ mod tests {
                         {"name": "d", "azureFile": {"secretName": "azure", "shareName": "s"}},
                         {"name": "e", "flexVolume": {"driver": "d", "secretRef": {"name": "flex"}}},
                         {"name": "f", "configMap": {"name": "map"}},
+                        {"name": "g", "$patch": "delete", "Secret": {"SecretName": "capital"}},
+                        {"name": "h", "pROJECTED": {"sources": [{"SECRET": {"Name": "capitals"}}]}},
                     ],
                 },
             },

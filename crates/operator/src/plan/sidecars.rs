@@ -8,12 +8,13 @@ use skep_api::names;
 use super::World;
 use super::findings::Findings;
 use super::references::{Reference, Target};
+use super::template;
 use super::world::Settings;
 use crate::sidecars::names::{
     ADMIN_SECRET, ENVIRONMENTS, HELPER_CONFIG, REGISTRATION_SECRET, SWITCH_ANNOTATION, client_secret,
 };
 use crate::sidecars::{
-    Injection, Login, Needs, Policy, Registration, SidecarMode, Surroundings, decide, missing,
+    Injection, Login, Needs, Policy, Registration, SidecarMode, Surroundings, cautions, decide, missing,
 };
 
 /// The condition that says whether what the sidecars need is there.
@@ -22,6 +23,8 @@ pub const SIDECARS_READY: &str = "SidecarsReady";
 pub const PREREQUISITES_MET: &str = "PrerequisitesMet";
 /// Its reason when something is not; also that of the problems.
 pub const PREREQUISITES_MISSING: &str = "PrerequisitesMissing";
+/// Reason of problems with what works and is dangerous.
+const AT_RISK: &str = "SidecarsAtRisk";
 
 /// Sidecars that come with the pods of MCP servers, whose objects then say nothing of them: what the webhook
 /// is told with `--injection-point pod`.
@@ -77,7 +80,7 @@ pub(super) fn references(object: &Object) -> BTreeSet<Reference> {
         match needs.login {
             Login::AdminSecret => found.push((Target::Secret, ADMIN_SECRET)),
             Login::RegistrationSecret => found.push((Target::Secret, REGISTRATION_SECRET)),
-            Login::AdminConfigMap | Login::Nothing => {}
+            Login::AdminConfigMap | Login::AdminConfigMapLater | Login::Nothing => {}
         }
     }
     named(found)
@@ -146,12 +149,26 @@ pub(super) fn check(object: &Object, world: &World, findings: &mut Findings<'_>)
         let Injected { mode, registration, .. } = injected;
         Needs::of(&Policy { mode, registration, ..Policy::default() }, &around)
     });
-    let lacking: Vec<String> = missing(&needs, &around).iter().map(ToString::to_string).collect();
-    if lacking.is_empty() {
-        findings.holds(SIDECARS_READY, PREREQUISITES_MET, "What the sidecars need is there.");
-        return;
+    let (template, replicas) = match &object.spec {
+        Spec::Server(spec) => (spec.pod_template.as_ref(), spec.backend_replicas),
+        _ => (None, None),
+    };
+    if injected.registration == Registration::Pod {
+        template::shares_processes(template, findings);
     }
     let path = if injected.needs.is_some() { "spec.podTemplateSpec" } else { "metadata" };
+    let replicas = replicas.and_then(|replicas| u64::try_from(replicas).ok());
+    let cautions: Vec<String> = cautions(&needs, &around, replicas).iter().map(ToString::to_string).collect();
+    for message in &cautions {
+        findings.warning(path, AT_RISK, message);
+    }
+    let lacking: Vec<String> = missing(&needs, &around).iter().map(ToString::to_string).collect();
+    if lacking.is_empty() {
+        let mut message = vec!["What the sidecars need is there.".to_owned()];
+        message.extend(cautions);
+        findings.holds(SIDECARS_READY, PREREQUISITES_MET, message.join(" "));
+        return;
+    }
     findings.fails(SIDECARS_READY, PREREQUISITES_MISSING, lacking.join(" "));
     for message in lacking {
         findings.warning(path, PREREQUISITES_MISSING, message);

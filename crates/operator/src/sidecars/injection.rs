@@ -6,9 +6,9 @@ use json_patch::Patch;
 use serde_json::{Map, Value};
 
 use super::decision::{Decision, Reason, decide};
-use super::names::{ADMIN_SECRET, ENVIRONMENTS, INJECTION_ANNOTATION, SOCKET_VOLUME};
+use super::names::{ADMIN_SECRET, ENVIRONMENTS, INJECTION_ANNOTATION, REGISTRATION_PORT, SOCKET_VOLUME};
 use super::parts::{Parts, Subject};
-use super::prerequisites::{Login, Needs, missing};
+use super::prerequisites::{Login, Needs, cautions, missing};
 use super::put::{Elsewhere, Put, put};
 use super::record::{Injection, Read};
 use super::settings::{Policy, Socket, Surroundings};
@@ -114,7 +114,8 @@ fn inject(
     }
     let needs = Needs::of(policy, around);
     let root = pod(object).is_some_and(runs_as_root);
-    let subject = Subject { namespace, server: &name, root, native: false };
+    let port_taken = server_takes_port(object) || pod(object).is_some_and(takes_port);
+    let subject = Subject { namespace, server: &name, root, native: false, port_taken };
     let parts = Parts::new(&subject, policy, needs.login);
     let elsewhere = elsewhere(object);
     let mut made = stripped.made.clone();
@@ -134,7 +135,8 @@ fn inject(
         put(pod, &what, &mut made, &mut injection, notes);
     }
     write(object, &injection, &mut made);
-    advise(&injection, &format!("the MCPServer `{name}`"), policy, around, notes);
+    let replicas = object.pointer("/spec/backendReplicas").and_then(Value::as_u64);
+    advise(&injection, &format!("the MCPServer `{name}`"), replicas, policy, around, notes);
     names(&parts, &injection)
 }
 
@@ -162,6 +164,7 @@ pub(super) fn names(parts: &Parts, injection: &Injection) -> Vec<String> {
 pub(super) fn advise(
     injection: &Injection,
     whose: &str,
+    replicas: Option<u64>,
     policy: &Policy,
     around: &Surroundings,
     notes: &mut Vec<String>,
@@ -173,7 +176,7 @@ pub(super) fn advise(
     let place = match needs.login {
         Login::AdminSecret => Some(format!("the Secret `{ADMIN_SECRET}`")),
         Login::AdminConfigMap => Some(format!("the ConfigMap `{ENVIRONMENTS}`, which is not secret at all")),
-        Login::RegistrationSecret | Login::Nothing => None,
+        Login::AdminConfigMapLater | Login::RegistrationSecret | Login::Nothing => None,
     };
     if let Some(place) = place {
         notes.push(format!(
@@ -190,6 +193,7 @@ pub(super) fn advise(
         ));
     }
     notes.extend(missing(&needs, around).iter().map(ToString::to_string));
+    notes.extend(cautions(&needs, around, replicas).iter().map(ToString::to_string));
 }
 
 /// A newer version of this program has been here.
@@ -253,6 +257,33 @@ fn pod(object: &Value) -> Option<&Map<String, Value>> {
 pub(super) fn runs_as_root(pod: &Map<String, Value>) -> bool {
     let user = pod.get("securityContext").and_then(|context| context.get("runAsUser"));
     user.and_then(Value::as_i64) == Some(0)
+}
+
+/// True when the MCP server listens where the registration would.
+fn server_takes_port(object: &Value) -> bool {
+    ["/spec/mcpPort", "/spec/targetPort"]
+        .iter()
+        .any(|port| object.pointer(port).and_then(Value::as_u64) == Some(u64::from(REGISTRATION_PORT)))
+}
+
+/// The same for a container of a pod, or pod template's `spec`, that says where it listens: also by the variables
+/// in which an MCP server is told.
+pub(super) fn takes_port(pod: &Map<String, Value>) -> bool {
+    let text_of_port = REGISTRATION_PORT.to_string();
+    ["containers", "initContainers"]
+        .into_iter()
+        .flat_map(|list| items(pod, list))
+        .filter_map(Value::as_object)
+        .any(|container| {
+            let declared = items(container, "ports").any(|port| {
+                port.get("containerPort").and_then(Value::as_u64) == Some(u64::from(REGISTRATION_PORT))
+            });
+            let told = items(container, "env").any(|variable| {
+                text(variable, "name").is_some_and(|name| ["MCP_PORT", "FASTMCP_PORT"].contains(&name))
+                    && text(variable, "value") == Some(&text_of_port)
+            });
+            declared || told
+        })
 }
 
 /// True for an object that is being deleted.

@@ -23,7 +23,7 @@ pub const REGISTRATION_SECRET: &str = "keycloak-registration";
 pub const REGISTRATION_STATE_VOLUME: &str = "keycloak-registration-state";
 /// Key of [`REGISTRATION_SECRET`]: an initial access token, with which clients can be registered.
 pub const INITIAL_ACCESS_KEY: &str = "initial-access-token";
-/// Key of [`REGISTRATION_SECRET`]: a client that may create clients.
+/// Key of [`REGISTRATION_SECRET`]: a client with the role `manage-clients`.
 pub const CLIENT_ID_KEY: &str = "client-id";
 /// Key of [`REGISTRATION_SECRET`]: its secret.
 pub const CLIENT_SECRET_KEY: &str = "client-secret";
@@ -72,6 +72,9 @@ pub const SWITCH_ANNOTATION: &str = "kagenti.dev/inject";
 pub const SWITCH_LABEL: &str = "kagenti-enabled";
 /// Annotation that the webhook writes while something is injected: why, and what, as JSON.
 pub const INJECTION_ANNOTATION: &str = "skep.dev/injection";
+
+/// Port of the pod on which a native built-in registration answers probes.
+pub const REGISTRATION_PORT: u16 = 8082;
 
 /// The Secret with a client's credentials that the operator registers and writes, in the server's namespace.
 pub fn client_secret(server: &str) -> String {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use skep_api::names::BACKEND_CONTAINER;
 
 use super::decision::decide;
-use super::injection::{Mutation, advise, is_going, known, names, runs_as_root, write};
+use super::injection::{Mutation, advise, is_going, known, names, runs_as_root, takes_port, write};
 use super::parts::{Parts, Subject};
 use super::prerequisites::Needs;
 use super::put::{Elsewhere, Put, put};
@@ -54,8 +54,13 @@ pub fn mutate_pod(pod: &Value, server: &PodOwner, policy: &Policy, around: &Surr
         return Mutation::unchanged(pod, decision, notes);
     };
     let native = around.native_sidecars;
-    let subject =
-        Subject { namespace: &server.namespace, server: &server.name, root: runs_as_root(spec), native };
+    let subject = Subject {
+        namespace: &server.namespace,
+        server: &server.name,
+        root: runs_as_root(spec),
+        native,
+        port_taken: takes_port(spec),
+    };
     let needs = Needs::of(policy, around);
     let parts = Parts::new(&subject, policy, needs.login);
     let ours = before.as_ref().map(recorded).unwrap_or_default();
@@ -69,7 +74,8 @@ pub fn mutate_pod(pod: &Value, server: &PodOwner, policy: &Policy, around: &Surr
     }
     if before.as_ref() != Some(&injection) {
         write(&mut result, &injection, &mut made);
-        advise(&injection, &format!("the MCPServer `{}`", server.name), policy, around, &mut notes);
+        let whose = format!("the MCPServer `{}`", server.name);
+        advise(&injection, &whose, None, policy, around, &mut notes);
     }
     Mutation { injected: names(&parts, &injection), ..Mutation::new(pod, result, decision, notes) }
 }

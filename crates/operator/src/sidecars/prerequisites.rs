@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use skep_api::address::is_in_the_clear;
+use url::Url;
 
 use super::names::{
     ADMIN_SECRET, CLIENT_ID_KEY, CLIENT_SECRET_KEY, ENVIRONMENTS, HELPER_CONFIG, HELPER_CONFIG_KEY,
@@ -22,6 +24,9 @@ pub enum Login {
     AdminSecret,
     /// The same from the ConfigMap `environments`.
     AdminConfigMap,
+    /// The same, where the ConfigMap does not carry them at the moment: they count from the next start of a pod
+    /// after it does.
+    AdminConfigMapLater,
     /// What the Secret `keycloak-registration` holds (built-in sidecars).
     RegistrationSecret,
     /// Nothing: the operator registers the client, or nobody can.
@@ -42,7 +47,9 @@ impl Login {
                     AdminInPods::WhereLegacy => legacy,
                     AdminInPods::Forbidden => false,
                 };
-                if !allowed {
+                if policy.admin_in_pods == AdminInPods::WhereLegacy && !legacy {
+                    Self::AdminConfigMapLater
+                } else if !allowed {
                     Self::Nothing
                 } else if has_keys(around.admin_secret.as_ref(), &ADMIN_KEYS) {
                     Self::AdminSecret
@@ -149,9 +156,12 @@ pub fn missing(needs: &Needs, around: &Surroundings) -> Vec<Prerequisite> {
 
 fn login(login: Login, around: &Surroundings) -> Option<Prerequisite> {
     const ADMIN: &str = "the keys `KEYCLOAK_ADMIN_USERNAME` and `KEYCLOAK_ADMIN_PASSWORD`";
-    const REGISTRATION: &str = "the key `initial-access-token`, or `client-id` and `client-secret` of a client that may create clients";
+    const REGISTRATION: &str = "the key `initial-access-token`, or `client-id` and `client-secret` of a client that has the role manage-clients";
     match login {
         Login::Nothing => Some(Prerequisite::Login),
+        Login::AdminConfigMapLater => {
+            (!carries_admin(around.environments.as_ref())).then_some(Prerequisite::Login)
+        }
         Login::AdminConfigMap => {
             let data = around.environments.as_ref()?;
             let key = ADMIN_KEYS.into_iter().find(|key| !is_said(data, key))?;
@@ -173,6 +183,52 @@ fn login(login: Login, around: &Surroundings) -> Option<Prerequisite> {
             Some(_) => Some(Prerequisite::SecretKeys { name: REGISTRATION_SECRET, keys: REGISTRATION }),
         },
     }
+}
+
+/// Something about sidecars that works, and that should not be like this. Displays as a sentence that says what
+/// to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Caution {
+    /// Keycloak's URL is plain http to another place than this cluster.
+    InTheClear,
+    /// An initial access token registers one client, and this many pods want to be it.
+    ManyReplicas(u64),
+}
+
+impl fmt::Display for Caution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InTheClear => write!(
+                f,
+                "`{KEYCLOAK_URL}` of the ConfigMap `{ENVIRONMENTS}` is plain http and leads out of the cluster, so passwords and secrets of clients can be read on the way. Use https."
+            ),
+            Self::ManyReplicas(replicas) => write!(
+                f,
+                "Clients are registered with an initial access token here (`{REGISTRATION_SECRET}`), with which only the first of {replicas} pods can register the client: the others find it taken. Set `backendReplicas: 1`, let the operator register clients (--registration=operator), or put `client-id` and `client-secret` in the place of the token."
+            ),
+        }
+    }
+}
+
+/// What is dangerous about how sidecars are going to work. `replicas` is how many pods the server has, as far as
+/// that is said.
+pub fn cautions(needs: &Needs, around: &Surroundings, replicas: Option<u64>) -> Vec<Caution> {
+    let mut found = Vec::new();
+    if needs.registration == Registration::Operator {
+        return found;
+    }
+    let url = around.environments.as_ref().and_then(|data| data.get(KEYCLOAK_URL));
+    if url.and_then(|url| Url::parse(url.trim()).ok()).is_some_and(|url| is_in_the_clear(&url)) {
+        found.push(Caution::InTheClear);
+    }
+    if let Some(replicas) = replicas.filter(|replicas| *replicas > 1)
+        && needs.login == Login::RegistrationSecret
+        && has_keys(around.registration_secret.as_ref(), &[INITIAL_ACCESS_KEY])
+    {
+        found.push(Caution::ManyReplicas(replicas));
+    }
+    found
 }
 
 fn carries_admin(environments: Option<&BTreeMap<String, String>>) -> bool {
@@ -210,8 +266,8 @@ mod tests {
             (WhereLegacy, &legacy, &None, Login::AdminConfigMap),
             (WhereLegacy, &legacy, &secret, Login::AdminSecret),
             (WhereLegacy, &legacy, &half, Login::AdminConfigMap),
-            (WhereLegacy, &plain, &secret, Login::Nothing),
-            (WhereLegacy, &None, &secret, Login::Nothing),
+            (WhereLegacy, &plain, &secret, Login::AdminConfigMapLater),
+            (WhereLegacy, &None, &secret, Login::AdminConfigMapLater),
             (Allowed, &plain, &secret, Login::AdminSecret),
             (Allowed, &None, &secret, Login::AdminSecret),
             (Allowed, &legacy, &None, Login::AdminConfigMap),
@@ -233,6 +289,35 @@ mod tests {
                 let policy = Policy { mode, registration, ..policy.clone() };
                 assert_eq!(Login::of(&policy, &around), expected, "{mode:?} {registration:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_works_and_should_not_be_so_is_said() {
+        let around = |url: &str, secret: &[&str]| Surroundings {
+            environments: Some(BTreeMap::from([(KEYCLOAK_URL.to_owned(), url.to_owned())])),
+            registration_secret: keys(secret),
+            ..Surroundings::default()
+        };
+        let needs = |registration, login| Needs { registration, login };
+        let builtin = needs(Registration::Pod, Login::RegistrationSecret);
+        let admin = needs(Registration::Pod, Login::AdminConfigMap);
+        let operator = needs(Registration::Operator, Login::Nothing);
+        let token = &[INITIAL_ACCESS_KEY][..];
+        let client = &[CLIENT_ID_KEY, CLIENT_SECRET_KEY][..];
+        let (far, near) = ("http://id.example.com", "http://keycloak.keycloak.svc:8080");
+        for (needs, around, replicas, expected) in [
+            (builtin, around(far, token), None, &[Caution::InTheClear][..]),
+            (admin, around(far, &[]), Some(9), &[Caution::InTheClear]),
+            (operator, around(far, token), Some(9), &[]),
+            (builtin, around(near, token), Some(1), &[]),
+            (builtin, around("https://id.example.com", token), None, &[]),
+            (builtin, around("no URL", client), Some(2), &[]),
+            (builtin, around(near, token), Some(2), &[Caution::ManyReplicas(2)]),
+            (builtin, around(near, client), Some(2), &[]),
+            (builtin, Surroundings::default(), Some(2), &[]),
+        ] {
+            assert_eq!(cautions(&needs, &around, replicas), expected, "{needs:?} {around:?}");
         }
     }
 
@@ -260,6 +345,8 @@ mod tests {
                 &["`spiffe-helper-config` has no key `helper.conf`"],
             ),
             (pod(Login::Nothing), around(urls(), None, None), &["no credential for Keycloak"]),
+            (pod(Login::AdminConfigMapLater), around(urls(), None, None), &["no credential for Keycloak"]),
+            (pod(Login::AdminConfigMapLater), around(data(&ALL), None, None), &[]),
             (pod(Login::AdminConfigMap), around(data(&ALL), None, None), &[]),
             (pod(Login::AdminConfigMap), around(urls(), None, None), &["no key `KEYCLOAK_ADMIN_USERNAME`"]),
             (pod(Login::AdminSecret), around(urls(), keys(&ADMIN_KEYS), None), &[]),

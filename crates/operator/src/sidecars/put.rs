@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use skep_api::names::BACKEND_CONTAINER;
 
-use super::names::{CLIENT_REGISTRATION, SHARED_VOLUME, SPIFFE_HELPER, SVID_VOLUME, SWITCH_ANNOTATION};
+use super::names::{
+    CLIENT_REGISTRATION, REGISTRATION_SECRET, REGISTRATION_STATE_VOLUME, SHARED_VOLUME, SPIFFE_HELPER,
+    SVID_VOLUME, SWITCH_ANNOTATION,
+};
 use super::parts::Parts;
 use super::record::{Injection, hash};
 use super::strip::Item;
@@ -104,6 +107,8 @@ impl Put<'_> {
         for part in &self.parts.volumes {
             let Some(name) = text(part, "name") else { continue };
             match items(pod, "volumes").find(|volume| text(volume, "name") == Some(name)) {
+                // What only the registration may have is not there for a container that somebody else wrote.
+                None if is_registrations_own(name) && !has_registration(injection) => {}
                 None => {
                     injection.volumes.insert(name.to_owned(), hash(part));
                     missing.push(part.clone());
@@ -238,6 +243,17 @@ fn serves(item: Item, own: &Value, part: &Value) -> bool {
 /// True for one name or path written in two ways.
 fn same(one: &str, other: &str) -> bool {
     one.trim_end_matches('/') == other
+}
+
+/// True for a volume with which the registration logs in, or in which it keeps what it got by that.
+pub(super) fn is_registrations_own(volume: &str) -> bool {
+    [REGISTRATION_SECRET, REGISTRATION_STATE_VOLUME].contains(&volume)
+}
+
+/// True when the container that registers was injected; also when the user has edited it since: it goes on using
+/// what came with it, for which he has to be allowed to read the Secret (see `super::author`).
+fn has_registration(injection: &Injection) -> bool {
+    injection.containers.contains_key(CLIENT_REGISTRATION) || injection.adopted.contains(CLIENT_REGISTRATION)
 }
 
 /// The type of a volume.

@@ -6,10 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use skep_api::crd::canonical;
 
-use super::names::{CLIENT_REGISTRATION, INJECTION_ANNOTATION};
+use super::names::{
+    CLIENT_REGISTRATION, HELPER_CONFIG, INJECTION_ANNOTATION, REGISTRATION_SECRET, REGISTRATION_STATE_VOLUME,
+    SERVER_CLIENT_DIR, SERVER_CLIENT_VARIABLE, SERVER_SVID_DIR, SERVER_SVID_VARIABLE, SHARED_VOLUME,
+    SOCKET_VOLUME, SPIFFE_HELPER, SVID_VOLUME,
+};
+use super::parts::Parts;
 use super::prerequisites::{Login, Needs};
 use super::settings::{Registration, SidecarMode};
-use super::tree::Made;
+use super::tree::{Made, text};
 
 /// Version of the annotation that is written, and the newest that is read.
 const VERSION: u64 = 1;
@@ -104,6 +109,48 @@ impl Injection {
         }
     }
 
+    /// Forgets what nothing of this program is called: nobody but us was to write the annotation, but everybody
+    /// can.
+    fn only_ours(mut self) -> Self {
+        const VOLUMES: [&str; 6] = [
+            SHARED_VOLUME,
+            SOCKET_VOLUME,
+            HELPER_CONFIG,
+            SVID_VOLUME,
+            REGISTRATION_SECRET,
+            REGISTRATION_STATE_VOLUME,
+        ];
+        for (hashes, ours) in [
+            (&mut self.containers, &[SPIFFE_HELPER, CLIENT_REGISTRATION][..]),
+            (&mut self.volumes, &VOLUMES),
+            (&mut self.mounts, &[SERVER_SVID_DIR, SERVER_CLIENT_DIR]),
+            (&mut self.env, &[SERVER_SVID_VARIABLE, SERVER_CLIENT_VARIABLE]),
+        ] {
+            hashes.retain(|id, _| ours.contains(&id.as_str()));
+        }
+        self.adopted.retain(|name| [SPIFFE_HELPER, CLIENT_REGISTRATION].contains(&name.as_str()));
+        self
+    }
+
+    /// The same with only those things that are in one of `possible` with this very content.
+    pub(super) fn only(&self, possible: &[Parts]) -> Self {
+        let known = |of: fn(&Parts) -> &Vec<Value>, key: &str| {
+            let parts = possible.iter().flat_map(of);
+            parts.filter_map(|part| Some((text(part, key)?.to_owned(), hash(part)))).collect::<BTreeSet<_>>()
+        };
+        let kept = |hashes: &Hashes, known: BTreeSet<(String, String)>| {
+            let found = hashes.iter().map(|(id, hash)| (id.clone(), hash.clone()));
+            found.filter(|entry| known.contains(entry)).collect::<Hashes>()
+        };
+        Self {
+            containers: kept(&self.containers, known(|parts| &parts.containers, "name")),
+            volumes: kept(&self.volumes, known(|parts| &parts.volumes, "name")),
+            mounts: kept(&self.mounts, known(|parts| &parts.mounts, "mountPath")),
+            env: kept(&self.env, known(|parts| &parts.env, "name")),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         [&self.containers, &self.volumes, &self.mounts, &self.env].iter().all(|hashes| hashes.is_empty())
     }
@@ -135,7 +182,8 @@ impl Read {
         match value.get("version").and_then(Value::as_u64) {
             Some(version) if version > VERSION => Self::Newer(version),
             Some(VERSION) => {
-                serde_json::from_value(value).map_or(Self::Unreadable, |read| Self::Known(Box::new(read)))
+                let read = serde_json::from_value::<Injection>(value);
+                read.map_or(Self::Unreadable, |read| Self::Known(Box::new(read.only_ours())))
             }
             _ => Self::Unreadable,
         }

@@ -4,35 +4,51 @@ use serde_json::Value;
 
 use super::names::SOCKET_VOLUME;
 
-/// True for the volume by which a pod reaches the SPIFFE Workload API of its node, in a pod (or pod template's
+/// Tells the volume by which a pod reaches the SPIFFE Workload API of its node, in a pod (or pod template's
 /// `spec`) where nobody can write to it. It gives a pod no more than its own identity, so it needs no permission
 /// to mount folders of the node.
 ///
 /// That is: its name is `spire-agent-socket`, it is this folder of the node and nothing else, and each mount of it
 /// says `readOnly: true`. A mount that does not say which volume it is of may change one of these where templates
 /// are merged, so it counts as one that can write.
-pub fn is_read_only_socket(pod: &Value, volume: &Value, folder: &str) -> bool {
-    let Some(map) = volume.as_object() else { return false };
-    let host = volume.get("hostPath").and_then(Value::as_object);
-    let is_folder = host.is_some_and(|host| {
-        host.get("path").and_then(Value::as_str) == Some(folder)
-            && host.iter().all(|(key, value)| {
-                key == "path" || (key == "type" && matches!(value.as_str(), Some("" | "Directory")))
-            })
-    });
-    let is_named = map.get("name").and_then(Value::as_str) == Some(SOCKET_VOLUME) && map.len() == 2;
-    let lists = ["containers", "initContainers", "ephemeralContainers"];
-    let mut mounts = lists
-        .iter()
-        .flat_map(|list| pod.get(list).and_then(Value::as_array).into_iter().flatten())
-        .flat_map(|container| container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten());
-    is_folder
-        && is_named
-        && mounts.all(|mount| match mount.get("name").and_then(Value::as_str) {
+#[derive(Debug, Clone)]
+pub struct ReadOnlySocket {
+    folder: String,
+    /// Nothing in the pod can write to it.
+    only_read: bool,
+}
+
+impl ReadOnlySocket {
+    /// Looks at the mounts of a pod, once for all its volumes.
+    pub fn of(pod: &Value, folder: &str) -> Self {
+        let lists = ["containers", "initContainers", "ephemeralContainers"];
+        let mut mounts = lists
+            .iter()
+            .flat_map(|list| pod.get(list).and_then(Value::as_array).into_iter().flatten())
+            .flat_map(|container| {
+                container.get("volumeMounts").and_then(Value::as_array).into_iter().flatten()
+            });
+        let only_read = mounts.all(|mount| match mount.get("name").and_then(Value::as_str) {
             Some(SOCKET_VOLUME) => mount.get("readOnly") == Some(&Value::Bool(true)),
             Some(_) => true,
             None => false,
-        })
+        });
+        Self { folder: folder.to_owned(), only_read }
+    }
+
+    /// True for that volume.
+    pub fn is(&self, volume: &Value) -> bool {
+        let Some(map) = volume.as_object() else { return false };
+        let host = volume.get("hostPath").and_then(Value::as_object);
+        let is_folder = host.is_some_and(|host| {
+            host.get("path").and_then(Value::as_str) == Some(&self.folder)
+                && host.iter().all(|(key, value)| {
+                    key == "path" || (key == "type" && matches!(value.as_str(), Some("" | "Directory")))
+                })
+        });
+        let is_named = map.get("name").and_then(Value::as_str) == Some(SOCKET_VOLUME) && map.len() == 2;
+        self.only_read && is_folder && is_named
+    }
 }
 
 #[cfg(test)]
@@ -85,7 +101,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                is_read_only_socket(&pod, &volume, "/run/spire/agent-sockets"),
+                ReadOnlySocket::of(&pod, "/run/spire/agent-sockets").is(&volume),
                 expected,
                 "{pod} {volume}"
             );

@@ -12,6 +12,7 @@ use kube::api::{Api, PostParams};
 use sha2::{Digest as _, Sha256};
 use skep_runtime::clock::SharedClock;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use super::memory::Memory;
 use super::metrics::WebhookMetrics;
@@ -96,13 +97,14 @@ pub struct Access {
     client: Client,
     clock: SharedClock,
     metrics: WebhookMetrics,
+    open: Arc<Semaphore>,
     answers: Mutex<Memory<[u8; 32], Entry>>,
 }
 
 impl Access {
-    /// Asks the API server of `client`.
-    pub fn new(client: Client, clock: SharedClock, metrics: WebhookMetrics) -> Self {
-        Self { client, clock, metrics, answers: Mutex::new(Memory::new(LIMIT)) }
+    /// Asks the API server of `client`, no more at a time than `open` lets through.
+    pub fn new(client: Client, clock: SharedClock, metrics: WebhookMetrics, open: Arc<Semaphore>) -> Self {
+        Self { client, clock, metrics, open, answers: Mutex::new(Memory::new(LIMIT)) }
     }
 
     /// Whether the user may do it.
@@ -116,7 +118,8 @@ impl Access {
             match answers.get(&key).filter(|entry| self.is_good(entry)) {
                 Some(entry) => (entry.asked, false),
                 None => {
-                    let asked = ask(self.client.clone(), user.clone(), act.clone()).boxed().shared();
+                    let open = Arc::clone(&self.open);
+                    let asked = ask(self.client.clone(), open, user.clone(), act.clone()).boxed().shared();
                     answers.put(key, Entry { asked: asked.clone(), at: self.clock.instant() });
                     (asked, true)
                 }
@@ -151,7 +154,7 @@ fn key(user: &User, act: &Act) -> [u8; 32] {
     Sha256::digest(serde_json::to_vec(&about).unwrap_or_default()).into()
 }
 
-async fn ask(client: Client, user: User, act: Act) -> Result<bool, AccessError> {
+async fn ask(client: Client, open: Arc<Semaphore>, user: User, act: Act) -> Result<bool, AccessError> {
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
@@ -172,7 +175,11 @@ async fn ask(client: Client, user: User, act: Act) -> Result<bool, AccessError> 
         ..SubjectAccessReview::default()
     };
     let api: Api<SubjectAccessReview> = Api::all(client);
-    match tokio::time::timeout(CALL_TIMEOUT, api.create(&PostParams::default(), &review)).await {
+    let call = async {
+        let _turn = open.acquire().await;
+        api.create(&PostParams::default(), &review).await
+    };
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer.status.is_some_and(|status| status.allowed)),
         Ok(Err(source)) => Err(AccessError::Ask { act, source: Arc::new(source) }),
         Err(_) => Err(AccessError::Slow { act }),

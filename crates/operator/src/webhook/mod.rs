@@ -16,6 +16,7 @@ pub mod reviewer;
 mod run;
 pub mod server;
 pub mod settings;
+pub mod size;
 mod validate;
 pub mod world;
 

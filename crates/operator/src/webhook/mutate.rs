@@ -6,10 +6,12 @@ use json_patch::diff;
 use serde_json::Value;
 use skep_api::crd::{Kind, defaults};
 
-use super::review::{Answer, Request, Verdict};
-use super::reviewer::{Reviewer, unknown};
+use super::review::{Answer, Operation, Request, Verdict};
+use super::reviewer::{Reviewer, unchanged, unknown};
 use super::settings::InjectionPoint;
 use super::world::{Facts, Freshness, WorldError};
+use crate::cluster::feed::chain;
+use crate::sidecars::names::{INJECTION_ANNOTATION, SWITCH_ANNOTATION};
 use crate::sidecars::{self, Decision, Mutation, Policy, Surroundings};
 
 /// Fills in defaults, and takes sidecars out and puts them in. An object that is being deleted stays as it is.
@@ -33,6 +35,8 @@ pub(super) async fn server(reviewer: &Reviewer, facts: &Facts, request: Request)
                 reviewer.metrics.decided(decision);
                 sidecars::mutate_server(&filled, &request.namespace, &policy, &around)
             }
+            // Finalizers and labels are not held up by an API server that is slow.
+            Err(error) if changes_nothing(&request) => return unchanged(&chain(&error)),
             Err(error) => return unknown(&error),
         }
     };
@@ -92,6 +96,16 @@ pub(super) fn annotations(object: &Value) -> BTreeMap<String, String> {
         .flatten()
         .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
         .collect()
+}
+
+/// True for an update that changes nothing of what is decided here: neither the spec nor what switches sidecars.
+pub(super) fn changes_nothing(request: &Request) -> bool {
+    let same = |pointer: &str| request.object.pointer(pointer) == request.old_object.pointer(pointer);
+    let annotation = |name: &str| same(&format!("/metadata/annotations/{}", name.replace('/', "~1")));
+    request.operation == Operation::Update
+        && same("/spec")
+        && annotation(SWITCH_ANNOTATION)
+        && annotation(INJECTION_ANNOTATION)
 }
 
 pub(super) fn is_terminating(object: &Value) -> bool {

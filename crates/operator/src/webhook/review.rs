@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use json_patch::Patch;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use skep_api::problem::Problem;
 use thiserror::Error;
@@ -27,16 +27,16 @@ pub struct Request {
     #[serde(default)]
     pub operation: Operation,
     /// Empty at CREATE where the name is generated.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     pub name: String,
     /// Counts more than what the object says.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     pub namespace: String,
     /// `status` and the like.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_null")]
     pub sub_resource: String,
     /// Who asks for the change.
-    #[serde(default, rename = "userInfo")]
+    #[serde(default, rename = "userInfo", deserialize_with = "or_null")]
     pub user: User,
     /// The object as it would be stored; null at DELETE.
     #[serde(default)]
@@ -80,10 +80,24 @@ impl Operation {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct User {
+    #[serde(deserialize_with = "or_null")]
     pub username: String,
+    #[serde(deserialize_with = "or_null")]
     pub uid: String,
+    #[serde(deserialize_with = "or_null")]
     pub groups: Vec<String>,
+    #[serde(deserialize_with = "lists_or_null")]
     pub extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Go writes an empty list as null.
+fn or_null<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+fn lists_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Vec<String>>, D::Error> {
+    let lists: BTreeMap<String, Option<Vec<String>>> = or_null(from)?;
+    Ok(lists.into_iter().map(|(key, list)| (key, list.unwrap_or_default())).collect())
 }
 
 /// Why a body is no review that can be answered.
@@ -233,8 +247,10 @@ pub fn reason(code: u16) -> &'static str {
         403 => "Forbidden",
         404 => "NotFound",
         405 => "MethodNotAllowed",
+        408 => "Timeout",
         413 => "RequestEntityTooLarge",
         415 => "UnsupportedMediaType",
+        429 => "TooManyRequests",
         503 => "ServiceUnavailable",
         504 => "Timeout",
         _ => "InternalError",

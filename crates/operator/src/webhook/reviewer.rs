@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use skep_runtime::clock::SharedClock;
+use tokio::sync::Semaphore;
 
 use super::access::Access;
 use super::hook::Hook;
@@ -10,7 +11,7 @@ use super::metrics::WebhookMetrics;
 use super::reload::Policies;
 use super::review::{Answer, Operation, Request};
 use super::settings::{AccessReviews, InjectionPoint, WebhookSettings};
-use super::world::{Facts, WorldError, missing};
+use super::world::{ALL_AT_A_TIME, Facts, WorldError, missing};
 use super::{mutate, pods, validate};
 use crate::cluster::Cluster;
 use crate::cluster::feed::chain;
@@ -25,6 +26,8 @@ pub struct Reviewer {
     pub(super) metrics: WebhookMetrics,
     plan: plan::Settings,
     clock: SharedClock,
+    /// Questions to the API server that are open.
+    open: Arc<Semaphore>,
     facts: RwLock<Option<Arc<Facts>>>,
 }
 
@@ -38,21 +41,23 @@ impl Reviewer {
         clock: SharedClock,
     ) -> Self {
         let plan = plan::Settings { missing: missing(settings.strict_references), ..settings.plan.clone() };
+        let open = Arc::new(Semaphore::new(ALL_AT_A_TIME));
         Self {
-            access: Access::new(client, Arc::clone(&clock), metrics.clone()),
+            access: Access::new(client, Arc::clone(&clock), metrics.clone(), Arc::clone(&open)),
             access_reviews: settings.access_reviews,
             injection_point: settings.injection_point,
             policies,
             metrics,
             plan,
             clock,
+            open,
             facts: RwLock::default(),
         }
     }
 
     /// Answers from these caches from now on.
     pub fn know(&self, cluster: Arc<Cluster>) {
-        let facts = Arc::new(Facts::new(cluster, Arc::clone(&self.clock)));
+        let facts = Arc::new(Facts::new(cluster, Arc::clone(&self.clock), Arc::clone(&self.open)));
         *self.facts.write().unwrap_or_else(PoisonError::into_inner) = Some(facts);
     }
 
@@ -62,16 +67,24 @@ impl Reviewer {
         if !changes || !request.sub_resource.is_empty() {
             return Answer::allowed();
         }
-        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(facts) = facts else {
-            return Answer::failed(
-                503,
-                "the webhook is starting and does not know the cluster yet; try again",
-            );
-        };
         if !request.object.is_object() {
             return Answer::failed(400, "the review has no object");
         }
+        let facts = self.facts.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(facts) = facts else {
+            return match hook {
+                Hook::Validate(kind) if validate::is_lenient(kind, &request, &self.policies.get()) => {
+                    unchecked(STARTING)
+                }
+                Hook::MutateServer | Hook::MutatePod if mutate::is_terminating(&request.object) => {
+                    Answer::allowed()
+                }
+                Hook::MutateServer | Hook::MutatePod if mutate::changes_nothing(&request) => {
+                    unchanged(STARTING)
+                }
+                _ => Answer::failed(503, format!("{STARTING}; try again")),
+            };
+        };
         match hook {
             Hook::MutateServer => mutate::server(self, &facts, request).await,
             Hook::MutatePod => pods::pod(self, &facts, request).await,
@@ -88,6 +101,18 @@ impl Reviewer {
     pub(super) fn clock(&self) -> &SharedClock {
         &self.clock
     }
+}
+
+const STARTING: &str = "the webhook is starting and does not know the cluster yet";
+
+/// The answer about an object that may not be denied and could not be judged.
+pub(super) fn unchecked(why: &str) -> Answer {
+    Answer { warnings: vec![format!("the object was not checked: {why}")], ..Answer::default() }
+}
+
+/// The answer about an object that may not be denied and whose sidecars could not be decided about.
+pub(super) fn unchanged(why: &str) -> Answer {
+    Answer { warnings: vec![format!("sidecars were left as they are: {why}")], ..Answer::default() }
 }
 
 /// The answer when something could not be looked up.

@@ -29,6 +29,8 @@ use crate::run::{changed, discover};
 
 /// Pause before the caches are filled anew after a fault of ours.
 const AFTER_FAULT: Duration = Duration::from_secs(2);
+/// Connections at a time; further ones wait.
+const CONNECTIONS: usize = 1000;
 /// How long the certificate may take to give up its Lease at the end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -114,7 +116,9 @@ pub async fn run(parts: Parts, listener: TcpListener, drain: DrainWatch) -> Resu
     });
     let server = Arc::new(Server::new(reviewer));
     let mut stopped = drain.clone();
-    serve_tls(listener, tls, server, HttpLimits::default(), drain, Load::default()).await;
+    // One connection of an API server carries one review at a time, and each costs memory.
+    let limits = HttpLimits { connections: CONNECTIONS, ..HttpLimits::default() };
+    serve_tls(listener, tls, server, limits, drain, Load::default()).await;
     stop.cancel();
     let ended = async { while tasks.join_next().await.is_some() {} };
     tokio::select! {

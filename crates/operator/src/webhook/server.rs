@@ -10,24 +10,43 @@ use http::{HeaderMap, HeaderValue, Method, Request as HttpRequest, Response, Sta
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use skep_runtime::http::{BodyError, Ends, Handler, ResponseBody, full};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::hook::Hook;
 use super::review::{Answer, Request, reason, status};
 use super::reviewer::Reviewer;
+use super::size::{MAX_VALUES, TooMuch, measure};
 use crate::cluster::feed::chain;
 
-/// Bytes of one review: the largest object that an API server stores, twice, and room for more.
-pub const MAX_BODY: usize = 8 * 1024 * 1024;
+/// Bytes of one review: the largest object that an API server stores (1.5 MiB), twice, and room for more.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
 /// How long a review may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of all reviews that are arriving or wait for their turn.
+const ROOM: usize = 16 * 1024 * 1024;
+/// Room is given out in pieces of so many bytes.
+const PIECE: usize = 64 * 1024;
+/// How long a review waits for room.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(2);
+/// Values of all reviews that are answered at a time.
+const VALUES: usize = 2 * MAX_VALUES;
+/// What even the smallest review counts as, so that no more than two hundred are answered at a time.
+const LEAST: usize = 1000;
 /// How long a review may take when the API server does not say for how long it waits.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(9);
 /// What is left of the API server's patience for the way back.
 const WAY_BACK: Duration = Duration::from_millis(500);
 
 /// Answers the requests of the API server.
+///
+/// Nobody has to say who he is before he sends a review, so what all of them together hold is bounded; what finds
+/// no room is answered 429.
 pub struct Server {
     reviewer: Arc<Reviewer>,
+    /// Pieces of bytes.
+    room: Arc<Semaphore>,
+    /// Values.
+    work: Arc<Semaphore>,
 }
 
 /// Why a request is no review.
@@ -46,7 +65,8 @@ impl Refusal {
 impl Server {
     /// Answers with what the reviewer says.
     pub fn new(reviewer: Arc<Reviewer>) -> Self {
-        Self { reviewer }
+        let pool = |size| Arc::new(Semaphore::new(size));
+        Self { reviewer, room: pool(ROOM / PIECE), work: pool(VALUES) }
     }
 
     /// Answers one request. Whatever is no review gets an HTTP error with a `Status` that says why; a review that
@@ -66,10 +86,14 @@ impl Server {
                 return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "a review is sent with POST"));
             }
             is_json(&parts.headers)?;
-            let body = read(&parts.headers, body).await?;
-            let request = Request::parse(&body)
+            let patience = patience(&parts.uri);
+            let body = read(&parts.headers, body, &self.room).await?;
+            let began = tokio::time::Instant::now();
+            let _turn = self.turn(&body.bytes, patience).await?;
+            let request = Request::parse(&body.bytes)
                 .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, chain(&error)))?;
-            Ok(self.review(hook, request, patience(&parts.uri)).await)
+            drop(body);
+            Ok(self.review(hook, request, patience.saturating_sub(began.elapsed())).await)
         };
         match reviewed.await {
             Ok(body) => json(StatusCode::OK, body),
@@ -84,6 +108,22 @@ impl Server {
                 }
                 response
             }
+        }
+    }
+
+    /// Waits until there is room for the values that a review holds.
+    async fn turn(&self, body: &[u8], patience: Duration) -> Result<OwnedSemaphorePermit, Refusal> {
+        let values = measure(body).map_err(|error| {
+            let code = match error {
+                TooMuch::Values => StatusCode::PAYLOAD_TOO_LARGE,
+                TooMuch::Depth => StatusCode::BAD_REQUEST,
+            };
+            Refusal::new(code, error.to_string())
+        })?;
+        let values = u32::try_from(values.max(LEAST)).unwrap_or(u32::MAX);
+        match tokio::time::timeout(patience, Arc::clone(&self.work).acquire_many_owned(values)).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(busy()),
         }
     }
 
@@ -132,7 +172,31 @@ fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a review is sent as application/json"))
 }
 
-async fn read<B>(headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
+fn busy() -> Refusal {
+    tracing::warn!("a review was refused: too many at a time");
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many reviews are sent at a time; try again")
+}
+
+/// A body, and the room that it takes.
+struct Arrived {
+    bytes: Vec<u8>,
+    room: Vec<OwnedSemaphorePermit>,
+}
+
+impl Arrived {
+    async fn take(&mut self, more: &Bytes, room: &Arc<Semaphore>) -> Result<(), Refusal> {
+        while self.bytes.len() + more.len() > self.room.len() * PIECE {
+            match tokio::time::timeout(ROOM_TIMEOUT, Arc::clone(room).acquire_owned()).await {
+                Ok(Ok(piece)) => self.room.push(piece),
+                _ => return Err(busy()),
+            }
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(())
+    }
+}
+
+async fn read<B>(headers: &HeaderMap, body: B, room: &Arc<Semaphore>) -> Result<Arrived, Refusal>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<BodyError>,
@@ -143,10 +207,26 @@ where
     if said.is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, Box::pin(Limited::new(body, MAX_BODY)).collect()).await {
-        Ok(Ok(read)) => Ok(read.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the body did not arrive whole")),
+    let arriving = async {
+        let mut arrived = Arrived { bytes: Vec::new(), room: Vec::new() };
+        let mut body = Box::pin(Limited::new(body, MAX_BODY));
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        arrived.take(&data, room).await?;
+                    }
+                }
+                Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),
+                Err(_) => {
+                    return Err(Refusal::new(StatusCode::BAD_REQUEST, "the body did not arrive whole"));
+                }
+            }
+        }
+        Ok(arrived)
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, arriving).await {
+        Ok(arrived) => arrived,
         Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
     }
 }

@@ -1,6 +1,6 @@
 //! Validation: what the planner says about an object, and whether its author may ask for what it asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::stream::{StreamExt as _, iter};
 use serde_json::Value;
@@ -11,12 +11,12 @@ use super::access::{AccessError, Act};
 use super::lines::one_line;
 use super::mutate::is_terminating;
 use super::review::{Answer, Operation, Request, User, Verdict};
-use super::reviewer::{Reviewer, unknown};
+use super::reviewer::{Reviewer, unchecked, unknown};
 use super::settings::AccessReviews;
 use super::world::{AT_A_TIME, Facts, Freshness, WorldError};
 use crate::cluster::feed::chain;
-use crate::plan::{self, Planned, Target, World};
-use crate::sidecars;
+use crate::plan::{self, PREREQUISITES_MISSING, Planned, Target, World};
+use crate::sidecars::{self, Policy};
 
 /// Reason of problems with what the author may do.
 const NOT_ALLOWED: &str = "NotAllowed";
@@ -29,6 +29,10 @@ const MAX_REFERENCES: usize = 512;
 
 /// Judges an object. One that is being deleted, or an update that leaves the spec as it is, is never denied.
 pub(super) async fn object(reviewer: &Reviewer, facts: &Facts, kind: Kind, mut request: Request) -> Answer {
+    let policy = reviewer.policies.get();
+    let lenient = is_lenient(kind, &request, &policy);
+    // Only what users wrote: what the webhook injects is nobody's demand.
+    let written = by_author(kind, &request.object, &request.namespace, &policy);
     settle_metadata(&mut request);
     let object = match Object::parse(&request.object) {
         Ok(object) if object.kind == kind => object,
@@ -37,12 +41,6 @@ pub(super) async fn object(reviewer: &Reviewer, facts: &Facts, kind: Kind, mut r
         }
         Err(error) => return Answer::failed(400, format!("the object is no {kind}: {error}")),
     };
-    let update = request.operation == Operation::Update;
-    // Only what users wrote: what the webhook injects is nobody's demand, and is brought up to date by itself.
-    let written = as_written(kind, &request.object);
-    let lenient = update
-        && (is_terminating(&request.object)
-            || written.get("spec") == as_written(kind, &request.old_object).get("spec"));
     let references = plan::references(&object).len();
     if references > MAX_REFERENCES {
         let message = format!(
@@ -57,17 +55,14 @@ pub(super) async fn object(reviewer: &Reviewer, facts: &Facts, kind: Kind, mut r
     let (judged, mut demands) = futures_util::future::join(judged, asked).await;
     let (planned, world) = match judged {
         Ok(judged) => judged,
-        Err(error) if lenient => {
-            let warning = format!("the object was not checked: {}", chain(&error));
-            return Answer { warnings: vec![warning], ..Answer::default() };
-        }
+        Err(error) if lenient => return unchecked(&chain(&error)),
         Err(error) => return unknown(&error),
     };
     if !lenient {
         let further = named_in_config_maps(&object, &world, &demands);
         demands.extend(asked_for(reviewer, &request.user, further).await);
     }
-    let mut problems = planned.problems;
+    let mut problems = without_secrets(reviewer, &request.user, &object, planned.problems, &demands).await;
     for demand in demands {
         match demand.answer {
             Ok(true) => {}
@@ -135,14 +130,37 @@ fn settle_metadata(request: &mut Request) {
     }
 }
 
-/// An object as its users meant it: with the defaults, and without what was injected.
-fn as_written(kind: Kind, object: &Value) -> Value {
-    let mut written =
-        if kind == Kind::MCPServer { sidecars::restore_server(object).result } else { object.clone() };
-    if let Some(spec) = written.get_mut("spec").filter(|spec| spec.is_object()) {
+/// True for an update of an object that is being deleted, and for one that leaves the spec as it is, but for
+/// defaults and for what the webhook itself brings up to date.
+pub(super) fn is_lenient(kind: Kind, request: &Request, policy: &Policy) -> bool {
+    let (new, old) = (&request.object, &request.old_object);
+    if request.operation != Operation::Update {
+        return false;
+    }
+    if is_terminating(new) || new.get("spec") == old.get("spec") {
+        return true;
+    }
+    // What is new is believed to be the webhook's only as far as it is; an older one may have put in the other.
+    let was = if kind == Kind::MCPServer { sidecars::restore_server(old).result } else { old.clone() };
+    filled_in(kind, by_author(kind, new, &request.namespace, policy)).get("spec")
+        == filled_in(kind, was).get("spec")
+}
+
+/// An object without what was injected.
+fn by_author(kind: Kind, object: &Value, namespace: &str, policy: &Policy) -> Value {
+    if kind == Kind::MCPServer {
+        sidecars::written_by_author(object, namespace, policy)
+    } else {
+        object.clone()
+    }
+}
+
+/// With the defaults.
+fn filled_in(kind: Kind, mut object: Value) -> Value {
+    if let Some(spec) = object.get_mut("spec").filter(|spec| spec.is_object()) {
         defaults::fill_in(kind, spec);
     }
-    written
+    object
 }
 
 /// Something that an object asks for, and where.
@@ -165,7 +183,11 @@ fn wanted(object: &Object, written: &Value) -> Vec<Wanted> {
     if object.kind.is_workload() {
         wanted.push(Wanted { path: "spec".to_owned(), act: Act::create_pods(namespace) });
     }
-    let secrets = plan::secrets_named(written).into_iter();
+    let mut secrets = plan::secrets_named(written);
+    if object.kind == Kind::MCPServer {
+        secrets.extend(sidecars::secrets_reached(written));
+    }
+    let secrets = secrets.into_iter();
     wanted.extend(secrets.map(|(path, name)| Wanted { path, act: Act::get_secret(namespace, &name) }));
     wanted
 }
@@ -189,6 +211,44 @@ async fn asked_for(reviewer: &Reviewer, user: &User, wanted: Vec<Wanted>) -> Vec
         .buffered(AT_A_TIME)
         .collect()
         .await
+}
+
+/// Problems without those that tell of a Secret which the user may not read: whether it is there, and which keys
+/// it has. What the sidecars need is told to everybody: it is in Secrets of fixed names, and no secret.
+async fn without_secrets(
+    reviewer: &Reviewer,
+    user: &User,
+    object: &Object,
+    problems: Vec<Problem>,
+    demands: &[Demand],
+) -> Vec<Problem> {
+    let tells = |problem: &Problem| {
+        if problem.reason == PREREQUISITES_MISSING { Vec::new() } else { told(&problem.message) }
+    };
+    let named: BTreeSet<String> = problems.iter().flat_map(tells).collect();
+    let act = |name: &str| Act::get_secret(&object.metadata.namespace, name);
+    let answered = |act: &Act, demands: &[Demand]| -> Option<bool> {
+        let demand = demands.iter().find(|demand| demand.act == *act)?;
+        Some(matches!(demand.answer, Ok(true)))
+    };
+    let open: Vec<Wanted> = named
+        .iter()
+        .map(|name| Wanted { path: String::new(), act: act(name) })
+        .filter(|wanted| answered(&wanted.act, demands).is_none())
+        .take(MAX_SECRETS)
+        .collect();
+    let further = asked_for(reviewer, user, open).await;
+    let may = |name: &String| {
+        let act = act(name);
+        answered(&act, demands).or_else(|| answered(&act, &further)).unwrap_or(false)
+    };
+    problems.into_iter().filter(|problem| tells(problem).iter().all(may)).collect()
+}
+
+/// Names of the Secrets that a message of the planner's tells of.
+fn told(message: &str) -> Vec<String> {
+    let after = message.split("Secret `").skip(1);
+    after.filter_map(|rest| Some(rest.split_once('`')?.0.to_owned())).collect()
 }
 
 /// Secrets that only the content of ConfigMaps names.

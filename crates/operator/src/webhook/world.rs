@@ -13,6 +13,7 @@ use serde_json::Value;
 use skep_api::crd::{Kind, Object};
 use skep_runtime::clock::SharedClock;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use super::memory::Memory;
 use super::review::Operation;
@@ -26,6 +27,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const MISSING_FOR: Duration = Duration::from_secs(1);
 /// Questions of one review that are open at a time.
 pub(super) const AT_A_TIME: usize = 16;
+/// The same of all reviews together: whoever sends many takes nothing from the API server that others need.
+pub(super) const ALL_AT_A_TIME: usize = 64;
 /// Missing things that are remembered.
 const MISSING_LIMIT: usize = 4096;
 
@@ -100,6 +103,7 @@ pub struct Namespace {
 pub struct Facts {
     cluster: Arc<Cluster>,
     clock: SharedClock,
+    open: Arc<Semaphore>,
     missing: Mutex<Memory<Thing, Instant>>,
 }
 
@@ -112,9 +116,9 @@ enum Found {
 }
 
 impl Facts {
-    /// Facts about what `cluster` watches.
-    pub fn new(cluster: Arc<Cluster>, clock: SharedClock) -> Self {
-        Self { cluster, clock, missing: Mutex::new(Memory::new(MISSING_LIMIT)) }
+    /// Facts about what `cluster` watches. No more is asked at a time than `open` lets through.
+    pub fn new(cluster: Arc<Cluster>, clock: SharedClock, open: Arc<Semaphore>) -> Self {
+        Self { cluster, clock, open, missing: Mutex::new(Memory::new(MISSING_LIMIT)) }
     }
 
     /// Everything that an object refers to. The object itself need not be stored; a new one is the youngest.
@@ -129,17 +133,22 @@ impl Facts {
         fresh: Freshness,
     ) -> Result<World, WorldError> {
         let namespace = object.metadata.namespace.as_str();
+        let Namespace { labels, annotations } = self.namespace(namespace, fresh).await?;
         let mut world = World {
             settings: plan::Settings {
                 openshift: self.cluster.settings.openshift,
                 service_monitors: self.cluster.settings.service_monitors,
                 ..settings.clone()
             },
-            namespace_labels: self.namespace(namespace, fresh).await?.labels,
+            namespace_labels: labels,
+            namespace_annotations: annotations,
             workloads: self.workloads(object, operation, fresh).await?,
             ..World::default()
         };
         let mut seen = plan::references(object);
+        if world.settings.sidecars.is_some() && plan::injected(object, &world).is_some() {
+            seen.extend(plan::sidecar_references(object, &world.settings));
+        }
         let mut open: Vec<Reference> = seen.iter().cloned().collect();
         while !open.is_empty() {
             let found: Vec<(Reference, Found)> = iter(open)
@@ -277,7 +286,10 @@ impl Facts {
     ) -> Result<Option<(String, BTreeSet<String>)>, WorldError> {
         let thing = thing(What::Secret, namespace, name);
         if fresh == Freshness::Cached {
-            let cached = within(&thing, self.cluster.secret(namespace, name)).await?;
+            let cached = match self.cluster.known_secret(namespace, name) {
+                Some(known) => Some(known),
+                None => self.within(&thing, self.cluster.secret(namespace, name)).await?,
+            };
             if let Some(cached) = cached {
                 return Ok(Some((cached.version.clone(), cached.keys.clone())));
             }
@@ -294,7 +306,10 @@ impl Facts {
     ) -> Result<Option<BTreeMap<String, String>>, WorldError> {
         let thing = thing(What::ConfigMap, namespace, name);
         if fresh == Freshness::Cached {
-            let cached = within(&thing, self.cluster.config_map(namespace, name)).await?;
+            let cached = match self.cluster.known_config_map(namespace, name) {
+                Some(known) => Some(known),
+                None => self.within(&thing, self.cluster.config_map(namespace, name)).await?,
+            };
             if let Some(cached) = cached {
                 return Ok(Some(cached.data.clone()));
             }
@@ -359,13 +374,30 @@ impl Facts {
         if fresh == Freshness::Cached && self.is_missing(&thing) {
             return Ok(None);
         }
-        let found = within(&thing, call).await?;
+        let found = self.within(&thing, call).await?;
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         match &found {
             Some(_) => missing.remove(&thing),
             None => missing.put(thing, self.clock.instant()),
         }
         Ok(found)
+    }
+
+    /// Asks when it is its turn.
+    async fn within<T>(
+        &self,
+        thing: &Thing,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, WorldError> {
+        let call = async {
+            let _turn = self.open.acquire().await;
+            call.await
+        };
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(source)) => Err(WorldError::Ask { what: thing.clone(), source: Box::new(source) }),
+            Err(_) => Err(WorldError::Slow { what: thing.clone() }),
+        }
     }
 
     fn is_missing(&self, thing: &Thing) -> bool {
@@ -381,15 +413,4 @@ pub fn missing(strict_references: bool) -> Missing {
 
 fn thing(what: What, namespace: &str, name: &str) -> Thing {
     Thing { what, namespace: namespace.to_owned(), name: name.to_owned() }
-}
-
-async fn within<T>(
-    thing: &Thing,
-    call: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, WorldError> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(source)) => Err(WorldError::Ask { what: thing.clone(), source: Box::new(source) }),
-        Err(_) => Err(WorldError::Slow { what: thing.clone() }),
-    }
 }

@@ -31,7 +31,7 @@ impl Keycloak {
     async fn start() -> Self {
         let fake = FakeKeycloak::start().await;
         fake.realm(REALM);
-        fake.service_account(REALM, "operator", "s3cret", &["manage-clients", "manage-realm"]);
+        fake.service_account(REALM, "operator", "s3cret", &["manage-clients"]);
         let credentials = tempfile::tempdir().unwrap();
         let keycloak = Self { fake, credentials };
         keycloak.login("s3cret");
@@ -234,6 +234,108 @@ async fn a_client_that_was_there_before_stays_unless_its_account_is_the_servers_
     cluster.delete("MCPServer", "s").await;
     cluster.gone("MCPServer", "s").await;
     assert!(keycloak.client(&cluster, "agents").is_some(), "others may run as this account");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_somebody_else_made_is_given_to_nobody_who_names_its_account() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let keycloak = Keycloak::start().await;
+    let theirs = |account: &str| {
+        json!({
+            "clientId": client_id(&cluster, account), "secret": "theirs", "serviceAccountsEnabled": true,
+            "standardFlowEnabled": true, "directAccessGrantsEnabled": true, "fullScopeAllowed": true,
+        })
+    };
+    for account in ["agents", "own-sa"] {
+        keycloak.fake.put_client(REALM, &theirs(account));
+    }
+    let before = keycloak.client(&cluster, "agents").unwrap();
+    let operator = Operator::with(&cluster, keycloak.options()).await;
+    let mut object = server("s", noted(OPERATOR));
+    object["spec"]["serviceAccount"] = "agents".into();
+    cluster.apply(object).await;
+    let refused = cluster.condition("MCPServer", "s", "SidecarsReady", "False", "RegistrationFailed").await;
+    let message = found(&refused, "SidecarsReady").unwrap()["message"].to_string();
+    assert!(message.contains("was not made by skep") && message.contains("skep.dev/managed-by"), "{message}");
+    operator.settled().await;
+    assert_eq!(keycloak.client(&cluster, "agents").unwrap(), before);
+    assert!(cluster.get("Secret", "s-keycloak-client").await.is_none());
+    // Whoever may manage clients can say that it is meant.
+    let mark = json!({"attributes": {"skep.dev/managed-by": "skep"}});
+    keycloak.fake.change_client(REALM, &client_id(&cluster, "agents"), &mark);
+    credentials(&cluster, &keycloak, "s", "agents").await;
+    assert_eq!(keycloak.client(&cluster, "agents").unwrap()["fullScopeAllowed"], false);
+
+    // An account of the server's own is nobody else's; what its client may besides stays, and is told.
+    cluster.apply(server("own", noted(OPERATOR))).await;
+    let secret = credentials(&cluster, &keycloak, "own", "own-sa").await;
+    assert_eq!(value(&secret, "secret.txt"), "theirs");
+    let client = keycloak.client(&cluster, "own-sa").unwrap();
+    for field in ["standardFlowEnabled", "directAccessGrantsEnabled", "fullScopeAllowed"] {
+        assert_eq!(client[field], true, "{field}");
+    }
+    let object = registered(&cluster, "own").await;
+    let message = found(&object, "SidecarsReady").unwrap()["message"].to_string();
+    assert!(message.contains("standardFlowEnabled"), "{message}");
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_audience_is_everybodys_only_where_that_was_asked_for() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let keycloak = Keycloak::start().await;
+    let operator = Operator::with(&cluster, keycloak.options()).await;
+    let before = keycloak.fake.default_scopes(REALM);
+    cluster.apply(server("s", noted(OPERATOR))).await;
+    registered(&cluster, "s").await;
+    let scope = format!("agent-{}-s-aud", cluster.namespace);
+    assert_eq!(keycloak.fake.scope(REALM, &scope), None);
+    operator.stop().await;
+
+    let mut options = keycloak.options();
+    if let Some(settings) = &mut options.registration {
+        settings.audience_scope = true;
+    }
+    let operator = Operator::with(&cluster, options).await;
+    let started = tokio::time::Instant::now();
+    while !keycloak.fake.default_scopes(REALM).contains(&scope) {
+        assert!(started.elapsed() < PATIENCE, "{:?}", keycloak.fake.default_scopes(REALM));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    operator.stop().await;
+
+    // It goes with its client, also where it isn't asked for any more.
+    let operator = Operator::with(&cluster, keycloak.options()).await;
+    cluster.delete("MCPServer", "s").await;
+    cluster.gone("MCPServer", "s").await;
+    assert_eq!(keycloak.fake.scope(REALM, &scope), None);
+    assert_eq!(keycloak.fake.default_scopes(REALM), before);
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_login_is_not_tried_by_one_server_after_the_other() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let keycloak = Keycloak::start().await;
+    keycloak.login("wrong");
+    let operator = Operator::with(&cluster, keycloak.options()).await;
+    let servers = ["a", "b", "c", "d", "e", "f"];
+    for name in servers {
+        cluster.apply(server(name, noted(OPERATOR))).await;
+    }
+    for name in servers {
+        let refused =
+            cluster.condition("MCPServer", name, "SidecarsReady", "False", "RegistrationFailed").await;
+        let message = found(&refused, "SidecarsReady").unwrap()["message"].to_string();
+        assert!(message.contains("not tried again for 10 minutes"), "{message}");
+    }
+    let logins = keycloak.fake.requests().iter().filter(|call| call.path().ends_with("/token")).count();
+    assert_eq!(logins, 1);
+    keycloak.login("s3cret");
+    for name in servers {
+        registered(&cluster, name).await;
+    }
     operator.stop().await;
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use skep_operator::sidecars::{
     AdminInPods, Injection, Mutation, PodOwner, Policy, Registration, SidecarConfig, SidecarMode, Socket,
-    Surroundings, missing, mutate_pod, mutate_server, restore_server,
+    Surroundings, missing, mutate_pod, mutate_server, restore_server, secrets_reached, written_by_author,
 };
 
 pub(crate) const ANNOTATION: &str = "skep.dev/injection";
@@ -17,7 +17,7 @@ pub(crate) fn on() -> Policy {
 /// A namespace that has everything.
 pub(crate) fn complete() -> Surroundings {
     let keys = |keys: &[&str]| Some(keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>());
-    let environments = [("KEYCLOAK_URL", "http://keycloak.example.com"), ("KEYCLOAK_REALM", "agents")];
+    let environments = [("KEYCLOAK_URL", "https://keycloak.example.com"), ("KEYCLOAK_REALM", "agents")];
     Surroundings {
         environments: Some(
             environments.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
@@ -168,6 +168,219 @@ fn a_native_pod_starts_its_sidecars_first() {
         plain["spec"]["containers"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["mcp", "spiffe-helper", "kagenti-client-registration"]);
     assert_eq!(plain["spec"]["initContainers"], pod["spec"]["initContainers"]);
+}
+
+/// What the registration's container says.
+fn registration(object: &Value, list: &str) -> Value {
+    let containers = object.pointer(list).and_then(Value::as_array).unwrap();
+    containers.iter().find(|one| one["name"] == "kagenti-client-registration").unwrap().clone()
+}
+
+fn variable<'v>(container: &'v Value, name: &str) -> &'v Value {
+    let env = container["env"].as_array().unwrap();
+    env.iter().find(|one| one["name"] == name).map_or(&Value::Null, |one| &one["value"])
+}
+
+#[test]
+fn the_registration_takes_no_port_of_the_servers() {
+    const SERVER: &str = "/spec/podTemplateSpec/spec/containers";
+    let builtin = Policy { mode: SidecarMode::Builtin, ..on() };
+    let own = |port: u16| json!({"podTemplateSpec": {"spec": {"containers": [{"name": "side", "ports": [{"containerPort": port}]}]}}});
+    let told = json!({"podTemplateSpec": {"spec": {"containers": [{"name": "mcp", "env": [{"name": "MCP_PORT", "value": "8082"}]}]}}});
+    for (spec, expected) in [
+        (json!({}), "127.0.0.1:8082"),
+        (json!({"mcpPort": 8080, "proxyPort": 8082}), "127.0.0.1:8082"),
+        (json!({"mcpPort": 8082}), "0"),
+        (json!({"targetPort": 8082}), "0"),
+        (own(8081), "127.0.0.1:8082"),
+        (own(8082), "0"),
+        (told, "0"),
+    ] {
+        let mutation = admit(&server(spec), &builtin, &complete());
+        let container = registration(&mutation.result, SERVER);
+        assert_eq!(variable(&container, "HEALTH_ADDRESS"), expected, "{}", mutation.result);
+        assert_eq!(container["startupProbe"], Value::Null);
+    }
+    let owner = PodOwner { namespace: "team".to_owned(), name: "weather".to_owned(), ..PodOwner::default() };
+    let around = Surroundings { native_sidecars: true, ..complete() };
+    for (port, expected, probed) in [(8080, ":8082", true), (8082, "0", false)] {
+        let mut pod = pod();
+        pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": port, "protocol": "TCP"}]);
+        let container =
+            registration(&mutate_pod(&pod, &owner, &builtin, &around).result, "/spec/initContainers");
+        assert_eq!(variable(&container, "HEALTH_ADDRESS"), expected);
+        assert_eq!(container["startupProbe"].is_object(), probed, "{container}");
+        // The published image opens no port.
+        let external = registration(&mutate_pod(&pod, &owner, &on(), &around).result, "/spec/initContainers");
+        assert_eq!(variable(&external, "HEALTH_ADDRESS"), &Value::Null);
+        assert!(external["startupProbe"].is_object());
+    }
+}
+
+#[test]
+fn a_native_pod_in_a_namespace_that_lacks_everything_waits_for_nothing_that_can_not_come() {
+    let owner = PodOwner { namespace: "team".to_owned(), name: "weather".to_owned(), ..PodOwner::default() };
+    let around = Surroundings { native_sidecars: true, ..Surroundings::default() };
+    for (mode, path) in [(SidecarMode::External, "/exec/command/2"), (SidecarMode::Builtin, "/httpGet/path")]
+    {
+        let mutation = mutate_pod(&pod(), &owner, &Policy { mode, ..on() }, &around);
+        let container = registration(&mutation.result, "/spec/initContainers");
+        // Both say so after two minutes at the latest, and at once when something is missing.
+        let asked = container["startupProbe"].pointer(path).unwrap().as_str().unwrap();
+        assert!(["/startupz", "/shared/.started-once"].contains(&asked), "{asked}");
+        assert!(!mutation.warnings.is_empty());
+        let again = mutate_pod(&mutation.result, &owner, &Policy { mode, ..on() }, &around);
+        assert!(again.patch.0.is_empty() && again.warnings.is_empty(), "{:?}", again.warnings);
+    }
+}
+
+#[test]
+fn where_the_namespaces_config_map_may_carry_the_password_it_counts_from_when_it_does() {
+    const LIST: &str = "/spec/podTemplateSpec/spec/containers";
+    let early = admit(&server(json!({})), &on(), &Surroundings::default());
+    let mut around = complete();
+    around.admin_secret = None;
+    let says = |warnings: &[String], part: &str| warnings.iter().any(|warning| warning.contains(part));
+    assert!(says(&early.warnings, "no credential for Keycloak") && !says(&early.warnings, "ADMINISTRATOR"));
+    let needs = injection(&early.result).unwrap().needs();
+    assert_eq!(missing(&needs, &around).len(), 1, "it still has no login");
+    for key in ["KEYCLOAK_ADMIN_USERNAME", "KEYCLOAK_ADMIN_PASSWORD"] {
+        around.environments.as_mut().unwrap().insert(key.to_owned(), "x".to_owned());
+    }
+    assert!(missing(&needs, &around).is_empty(), "what came later counts");
+    let later = admit(&early.result, &on(), &around);
+    assert!(says(&later.warnings, "ADMINISTRATOR"), "{:?}", later.warnings);
+    // The pods don't change with it.
+    assert_eq!(registration(&later.result, LIST), registration(&early.result, LIST));
+    let forbidden = Policy { admin_in_pods: AdminInPods::Forbidden, ..on() };
+    let none = registration(&admit(&server(json!({})), &forbidden, &around).result, LIST);
+    assert!(!none.to_string().contains("\"KEYCLOAK_ADMIN_PASSWORD\""), "{none}");
+}
+
+#[test]
+fn the_registrations_own_volumes_are_not_there_for_a_container_of_the_authors() {
+    let builtin = Policy { mode: SidecarMode::Builtin, ..on() };
+    let volumes = |object: &Value| -> Vec<String> {
+        let list = object.pointer("/spec/podTemplateSpec/spec/volumes").and_then(Value::as_array).unwrap();
+        list.iter().filter_map(|volume| volume["name"].as_str()).map(ToOwned::to_owned).collect()
+    };
+    let with = |container: Value| server(json!({"podTemplateSpec": {"spec": {"containers": [container]}}}));
+    let usual = admit(&server(json!({})), &builtin, &complete()).result;
+    assert!(volumes(&usual).contains(&"keycloak-registration".to_owned()));
+    let own = with(json!({"name": "kagenti-client-registration", "image": "mine"}));
+    let found = volumes(&admit(&own, &builtin, &complete()).result);
+    assert_eq!(found, ["shared-data", "spire-agent-socket", "spiffe-helper-config", "svid-output"]);
+}
+
+#[test]
+fn an_author_who_mounts_the_registrations_secret_is_found() {
+    let builtin = Policy { mode: SidecarMode::Builtin, ..on() };
+    let mount =
+        |volume: &str| json!([{"name": "data", "mountPath": "/d"}, {"name": volume, "mountPath": "/x"}]);
+    let pod = |pod: Value| json!({"podTemplateSpec": {"spec": pod}});
+    let own = |volume: Value| {
+        pod(
+            json!({"containers": [{"name": "mcp", "volumeMounts": mount("keycloak-registration")}], "volumes": [volume]}),
+        )
+    };
+    let at = |path: &str| vec![(path.to_owned(), "keycloak-registration".to_owned())];
+    let first = at("spec.podTemplateSpec.spec.containers[0].volumeMounts[1].name");
+    for (spec, expected) in [
+        (json!({}), Vec::new()),
+        (pod(json!({"containers": [{"name": "mcp", "volumeMounts": mount("shared-data")}]})), Vec::new()),
+        (
+            pod(json!({"containers": [{"name": "mcp", "volumeMounts": mount("keycloak-registration")}]})),
+            first.clone(),
+        ),
+        (
+            pod(
+                json!({"containers": [{"name": "mcp", "volumeMounts": mount("keycloak-registration-state")}]}),
+            ),
+            first.clone(),
+        ),
+        (
+            pod(
+                json!({"initContainers": [{}, {"name": "i", "volumeMounts": mount("keycloak-registration")}]}),
+            ),
+            at("spec.podTemplateSpec.spec.initContainers[1].volumeMounts[1].name"),
+        ),
+        (own(json!({"name": "keycloak-registration", "emptyDir": {}})), Vec::new()),
+        (own(json!({"name": "keycloak-registration", "$patch": "delete"})), first),
+        (json!({"volumes": [{"name": "keycloak-registration"}]}), at("spec.volumes[0].name")),
+    ] {
+        let object = server(spec);
+        // Before and after injection alike.
+        let injected = admit(&object, &builtin, &complete()).result;
+        for came in [&object, &injected] {
+            let written = written_by_author(came, "team", &builtin);
+            assert_eq!(written, object);
+            assert_eq!(secrets_reached(&written), expected, "{came}");
+        }
+    }
+}
+
+/// Says that everything of an object was injected.
+fn forged(object: &Value) -> Value {
+    let pod = &object["spec"]["podTemplateSpec"]["spec"];
+    let hashes = |list: &Value, key: &str| -> Value {
+        let entries = list.as_array().into_iter().flatten();
+        let hash = |entry: &Value| {
+            let digest = skep_api::crd::canonical::digest(entry);
+            (entry[key].as_str().unwrap().to_owned(), json!(digest.chars().take(16).collect::<String>()))
+        };
+        entries.map(hash).collect::<serde_json::Map<_, _>>().into()
+    };
+    let text = json!({
+        "version": 1,
+        "containers": hashes(&pod["containers"], "name"),
+        "volumes": hashes(&pod["volumes"], "name"),
+        "mounts": hashes(&pod["containers"][0]["volumeMounts"], "mountPath"),
+        "env": hashes(&pod["containers"][0]["env"], "name"),
+    });
+    let mut forged = object.clone();
+    forged["metadata"]["annotations"] = json!({ANNOTATION: text.to_string()});
+    forged
+}
+
+#[test]
+fn an_annotation_that_somebody_made_up_hides_nothing_of_his() {
+    let secret = json!({"secretKeyRef": {"name": "victim", "key": "k"}});
+    let object = server(json!({"podTemplateSpec": {"spec": {
+        "containers": [
+            {"name": "mcp", "env": [{"name": "A", "valueFrom": secret}, {"name": "SPIFFE_SVID_DIR", "valueFrom": secret}], "volumeMounts": [{"name": "mine", "mountPath": "/m"}, {"name": "keycloak-registration", "mountPath": "/var/run/skep-client"}]},
+            {"name": "cache", "env": [{"name": "A", "valueFrom": secret}]},
+            {"name": "spiffe-helper", "image": "mine", "env": [{"name": "A", "valueFrom": secret}]},
+        ],
+        "volumes": [{"name": "mine", "secret": {"secretName": "victim"}}, {"name": "shared-data", "secret": {"secretName": "victim"}}],
+    }}}));
+    let forged = forged(&object);
+    for mode in [SidecarMode::External, SidecarMode::Builtin] {
+        let policy = Policy { mode, ..on() };
+        let written = written_by_author(&forged, "team", &policy);
+        assert_eq!(written["spec"], object["spec"], "{mode:?}");
+    }
+    // What has not our name stays even for those who trust the annotation.
+    let restored = restore_server(&forged).result;
+    assert_eq!(containers(&restored), ["mcp", "cache"]);
+    let pod = &restored["spec"]["podTemplateSpec"]["spec"];
+    assert_eq!(pod["volumes"], json!([{"name": "mine", "secret": {"secretName": "victim"}}]));
+    assert_eq!(pod["containers"][0]["env"], json!([{"name": "A", "valueFrom": secret}]));
+    // Sidecars of another policy are not believed, and those of this one are.
+    let allowed = Policy { admin_in_pods: AdminInPods::Allowed, ..on() };
+    let bare = server(json!({}));
+    let injected = admit(&bare, &allowed, &complete()).result;
+    assert_eq!(written_by_author(&injected, "team", &allowed), bare);
+    let forbidden = Policy { admin_in_pods: AdminInPods::Forbidden, ..on() };
+    assert!(written_by_author(&injected, "team", &forbidden).to_string().contains("keycloak-admin-secret"));
+}
+
+#[test]
+fn a_token_for_one_client_and_more_than_one_pod_is_said() {
+    let builtin = Policy { mode: SidecarMode::Builtin, ..on() };
+    for (replicas, said) in [(1, false), (3, true)] {
+        let mutation = admit(&server(json!({"backendReplicas": replicas})), &builtin, &complete());
+        assert_eq!(mutation.warnings.iter().any(|one| one.contains("the first of 3 pods")), said);
+    }
 }
 
 #[test]

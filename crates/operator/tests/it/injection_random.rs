@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use skep_operator::sidecars::{
     Policy, Registration, SidecarConfig, SidecarMode, Socket, Surroundings, mutate_pod, mutate_server,
-    restore_server,
+    restore_server, written_by_author,
 };
 
 use crate::injection::{ANNOTATION, admit, complete, pod};
@@ -218,9 +218,10 @@ proptest! {
         // An update to anything else is what a first admission with it would have made.
         let updated = admit(&on.result, &second, &around);
         prop_assert_eq!(&updated.result, &admit(&object, &second, &around).result);
-        let off = Policy { default_on: false, ..first };
+        let off = Policy { default_on: false, ..first.clone() };
         let back = admit(&updated.result, &off, &around);
         prop_assert_eq!(back.result.to_string(), object.to_string());
+        prop_assert_eq!(written_by_author(&on.result, "team", &first), object.clone());
         prop_assert_eq!(restore_server(&on.result).result, object);
     }
 

@@ -24,6 +24,8 @@ mod injection;
 #[cfg(test)]
 mod injection_random;
 #[cfg(test)]
+mod kustomize;
+#[cfg(test)]
 mod manifests;
 #[cfg(test)]
 mod map_api;

@@ -91,9 +91,67 @@ fn the_template_of_a_server_is_judged_with_its_directives_too() {
         ("spec: {volumes: [{name: host, $patch: merge, hostPath: {path: /}}]}", ".spec.volumes[0].hostPath"),
         ("spec: {$patch: replace}", ".spec.$patch"),
         ("spec: {serviceAccountName: null}", ".spec.serviceAccountName"),
+        // ToolHive's operator puts in what such a directive takes out, so it is as if it was not there.
+        (
+            "spec: {volumes: [{name: a}, {name: h, hostPath: {path: /}, $patch: delete}]}",
+            ".spec.volumes[1].hostPath",
+        ),
+        (
+            "spec: {initContainers: [{name: x, $patch: delete, securityContext: {privileged: true}}]}",
+            ".spec.initContainers[0].securityContext.privileged",
+        ),
+        (
+            "spec: {volumes: [{name: h, $patch: delete, Secret: {SecretName: victim}}]}",
+            ".spec.volumes[0].Secret",
+        ),
+        ("spec: {containers: [{name: mcp, $patch: delete, imagee: x}]}", ".spec.containers[0].imagee"),
     ] {
         let found = errors(&server(&format!("podTemplateSpec: {{{template}}}")));
         assert_eq!(found, [format!("spec.podTemplateSpec{path}")], "{template}");
+    }
+}
+
+#[test]
+fn a_list_that_no_pod_has_is_refused_before_anything_is_done_with_it() {
+    let volumes = |count: usize| {
+        let names: Vec<String> =
+            (0..count).map(|index| format!("{{name: v{index}, emptyDir: {{}}}}")).collect();
+        format!("podTemplateSpec: {{spec: {{volumes: [{}]}}}}", names.join(","))
+    };
+    assert_eq!(errors(&server(&volumes(1000))), [""; 0]);
+    let start = std::time::Instant::now();
+    for text in [server(&volumes(20_000)), proxy(&volumes(20_000))] {
+        assert_eq!(errors(&text), ["spec.podTemplateSpec.spec.volumes"]);
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    let args = vec!["a"; 1001].join(",");
+    let template = format!("podTemplateSpec: {{spec: {{containers: [{{name: mcp, args: [{args}]}}]}}}}");
+    assert_eq!(errors(&server(&template)), ["spec.podTemplateSpec.spec.containers[0].args"]);
+}
+
+#[test]
+fn processes_are_not_shared_with_a_sidecar_that_has_a_credential() {
+    let text = server("podTemplateSpec: {spec: {shareProcessNamespace: true}}");
+    let injected = |registration: &str| {
+        format!(
+            r#"{{"version":1,"registration":"{registration}","containers":{{"kagenti-client-registration":"0"}}}}"#
+        )
+    };
+    for (annotation, refused) in
+        [(None, false), (Some(injected("pod")), true), (Some(injected("operator")), false)]
+    {
+        let (mut objects, mut world) = world(&text, Missing::Refuse);
+        let object = objects.last_mut().unwrap();
+        if let Some(annotation) = &annotation {
+            object.metadata.annotations.insert("skep.dev/injection".to_owned(), annotation.clone());
+        }
+        let planned = plan_object(object, &world);
+        let found: Vec<&str> =
+            planned.problems.iter().filter(|problem| problem.is_error()).map(|p| p.path.as_str()).collect();
+        let path = "spec.podTemplateSpec.spec.shareProcessNamespace";
+        assert_eq!(found, if refused { vec![path] } else { Vec::new() }, "{annotation:?}");
+        world.namespace_labels.insert("skep.dev/allow-privileged-template".to_owned(), "true".to_owned());
+        assert!(plan_object(object, &world).plan.is_some(), "{annotation:?}");
     }
 }
 

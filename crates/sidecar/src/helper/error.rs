@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use skep_auth::spiffe::{AddressError, WorkloadError};
 
 use super::config::ConfigError;
-use super::files::WriteError;
 use super::render::RenderError;
+use crate::files::WriteError;
 
 /// Why the helper can't begin or go on.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,6 @@
 mod complaints;
 mod config;
 mod error;
-mod files;
 mod health;
 mod outputs;
 mod process;
@@ -23,6 +22,6 @@ pub use self::config::{
     JwtOutput, RenewSignal, Target, X509Outputs,
 };
 pub use self::error::{Failure, HelperError};
-pub use self::files::WriteError;
 pub use self::render::RenderError;
 pub use self::service::{Helper, HelperSettings, run};
+pub use crate::files::WriteError;

@@ -11,10 +11,12 @@ use x509_parser::prelude::FromDer as _;
 use zeroize::Zeroizing;
 
 use super::config::BundleChoice;
-use super::files::Content;
 
 /// Characters of base64 on a line of PEM (RFC 7468 §2).
 const PEM_LINE: usize = 64;
+
+/// The content of a file, wiped after use: it may be a private key.
+pub(super) type Content = Zeroizing<Vec<u8>>;
 
 /// Why what the agent sent gives no files.
 #[derive(Debug, thiserror::Error)]

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use skep_auth::error::AuthError;
-use skep_auth::keycloak::{KeycloakError, KeycloakErrorKind, LoginError};
+use skep_auth::keycloak::{KeycloakError, KeycloakErrorKind, LoginError, Refusal};
 use skep_auth::keys::KeySetError;
+
+use crate::files::WriteError;
 
 /// Why an environment is none to run with.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +67,11 @@ pub enum IdentityError {
     Signature { trust_domain: String },
 }
 
-/// Why a file could not be written.
+/// Why a file could not be written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("cannot write {}; the volume must be writable for this container", path.display())]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     #[error("cannot remove {}", path.display())]
     Remove {
         path: PathBuf,
@@ -99,6 +97,13 @@ pub(super) enum RoundError {
     },
     #[error("the client is not registered")]
     Keycloak(#[source] KeycloakError),
+    #[error(
+        "the client is not registered: {}; the same credentials are not tried again for {} minutes, so that no \
+         account is locked; other ones are tried at once",
+        _0.why,
+        _0.pause.as_secs() / 60
+    )]
+    Refused(Refusal),
     #[error("the client's credentials can't be handed over")]
     Files(#[source] FileError),
 }
@@ -107,9 +112,18 @@ impl RoundError {
     /// True when a file has to change before another try makes sense.
     pub(super) fn waits_for_files(&self) -> bool {
         match self {
-            Self::Identity(_) | Self::NoLogin { .. } | Self::Login(_) | Self::Ca { .. } => true,
+            Self::Identity(_)
+            | Self::NoLogin { .. }
+            | Self::Login(_)
+            | Self::Ca { .. }
+            | Self::Refused(_) => true,
             Self::Keycloak(_) | Self::Files(_) => false,
         }
+    }
+
+    /// True when nothing can be registered before somebody gives this pod what it needs.
+    pub(super) fn lacks_prerequisites(&self) -> bool {
+        matches!(self, Self::NoLogin { .. } | Self::Login(_) | Self::Ca { .. })
     }
 
     /// True when the credentials that were handed over before can't be good any more.
@@ -132,6 +146,7 @@ impl RoundError {
             Self::NoLogin { .. } | Self::Login(_) => "login",
             Self::Ca { .. } => KeycloakErrorKind::Configuration.label(),
             Self::Keycloak(error) => error.kind().label(),
+            Self::Refused(_) => KeycloakErrorKind::Credentials.label(),
             Self::Files(_) => "files",
         }
     }

@@ -1,13 +1,12 @@
 //! The files that the MCP server reads. Each is replaced in one step, so that a reader sees the old content or the
 //! new one, and all are there before the ready file is.
 
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use skep_auth::keycloak::Registered;
 
 use super::{FileError, OutputFiles};
+use crate::files::{self, NewFile};
 
 /// The pod's group reads the credentials, which is how the server's own user does.
 const CREDENTIALS: u32 = 0o640;
@@ -22,17 +21,17 @@ impl OutputFiles {
             if registered.secret.is_empty() {
                 remove(path)?;
             } else {
-                replace(path, registered.secret.expose().as_bytes(), CREDENTIALS)?;
+                put(path, registered.secret.expose(), CREDENTIALS)?;
             }
         }
-        replace(&self.client_id, registered.client_id.as_bytes(), CREDENTIALS)?;
+        put(&self.client_id, &registered.client_id, CREDENTIALS)?;
         self.announce()
     }
 
     /// Says that the others are there.
     pub(super) fn announce(&self) -> Result<(), FileError> {
         match &self.ready {
-            Some(path) => replace(path, b"ready\n", READY),
+            Some(path) => put(path, "ready\n", READY),
             None => Ok(()),
         }
     }
@@ -48,12 +47,12 @@ impl OutputFiles {
     }
 }
 
-/// Puts a file in the place of what was there, unless it is the same already.
-pub(super) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
-    write(path, content, mode).map_err(|source| FileError::Write { path: path.to_owned(), source })
+fn put(path: &Path, content: &str, mode: u32) -> Result<(), FileError> {
+    files::replace(&[NewFile { path, content: content.as_bytes(), mode }])?;
+    Ok(())
 }
 
-pub(super) fn remove(path: &Path) -> Result<(), FileError> {
+fn remove(path: &Path) -> Result<(), FileError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(FileError::Remove { path: path.to_owned(), source })
@@ -62,53 +61,9 @@ pub(super) fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
-/// What [`replace`] does.
-pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
-    if unchanged(path, content, mode) {
-        return Ok(());
-    }
-    let Some(name) = path.file_name() else {
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is the name of a folder"));
-    };
-    let mut next = std::ffi::OsString::from(".");
-    next.push(name);
-    next.push(".new");
-    let next = path.with_file_name(next);
-    // What is left of a process that ended here. It is made anew, so that nobody else's file or link is written to.
-    match std::fs::remove_file(&next) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = fill(&next, content, mode).and_then(|()| std::fs::rename(&next, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&next);
-    }
-    written?;
-    // The name is on disk with this, where the folder is on one.
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
-
-fn fill(path: &Path, content: &[u8], mode: u32) -> std::io::Result<()> {
-    // Nobody else reads it before it has its mode, which the umask must not cut.
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content)?;
-    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    file.sync_all()
-}
-
-fn unchanged(path: &Path, content: &[u8], mode: u32) -> bool {
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return false };
-    metadata.is_file()
-        && metadata.permissions().mode() & 0o7777 == mode
-        && std::fs::read(path).is_ok_and(|before| before == content)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use skep_api::secret::Secret;
 

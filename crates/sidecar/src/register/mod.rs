@@ -7,13 +7,17 @@
 
 mod error;
 mod files;
+mod health;
 mod identity;
+mod idle;
 mod service;
 mod settings;
 mod state;
 
 pub use error::{FileError, IdentityError, SettingsError};
+pub use idle::idle;
 pub use service::{Parts, run};
 pub use settings::{
-    Credentials, DEFAULT_HEALTH_ADDRESS, DEFAULT_INTERVAL, IdentitySource, OutputFiles, Settings,
+    Credentials, DEFAULT_DELAY, DEFAULT_HEALTH_ADDRESS, DEFAULT_INTERVAL, IdentitySource, OutputFiles,
+    Settings,
 };

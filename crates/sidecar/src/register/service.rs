@@ -5,20 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep_auth::keycloak::{Keycloak, Login, Registered};
+use skep_auth::keycloak::{Keycloak, KeycloakError, Login, Refusals, Registered};
 use skep_auth::spiffe::{Backoff, RetryTimes};
 use skep_runtime::clock::SharedClock;
-use skep_runtime::diagnostics::Diagnostics;
 use skep_runtime::drain::{DrainWatch, Phase};
 use skep_runtime::health::Readiness;
-use skep_runtime::http::{HttpLimits, Load, serve};
 use skep_runtime::logging::chain;
-use skep_runtime::metrics::Metrics;
 use skep_runtime::rng::SharedRng;
 use skep_runtime::watch::SteadyWatch;
 use tokio::net::TcpListener;
 
 use super::error::RoundError;
+use super::health::{self, Startup};
 use super::state::StateFolder;
 use super::{IdentitySource, Settings, identity};
 
@@ -27,6 +25,8 @@ const PART: &str = "registration";
 
 /// How long a round that runs may go on when the end comes: a token that was renewed has to be kept.
 const LAST_ROUND: Duration = Duration::from_secs(3);
+/// Former identities that are remembered.
+const MOST_FORMER: usize = 16;
 /// How long removing the client may take.
 const REMOVAL: Duration = Duration::from_secs(8);
 
@@ -37,7 +37,9 @@ pub struct Parts {
     pub rng: SharedRng,
     /// Says what is missing; not ready before the client is registered.
     pub readiness: Readiness,
-    /// Serves `/healthz`, `/readyz`, `/status` and `/metrics`; see [`Settings::health_address`].
+    /// Serves `/healthz`, `/readyz`, `/startupz`, `/status` and `/metrics`; see [`Settings::health_address`].
+    /// `/startupz` says whether the server's start still has to wait: until the client is registered, for two
+    /// minutes at most, and not at all when what it takes is missing.
     pub listener: Option<TcpListener>,
 }
 
@@ -45,30 +47,25 @@ pub struct Parts {
 /// that is wanted. It never gives up: what is missing or wrong is logged once, told by readiness, and tried again.
 pub async fn run(settings: Settings, parts: Parts, mut stop: DrainWatch) {
     let facts = Arc::new(Mutex::new(Facts::default()));
+    let startup = Startup::new(Arc::clone(&parts.clock));
     let health = parts.listener.map(|listener| {
         let shown = Arc::clone(&facts);
-        let diagnostics = Diagnostics {
-            metrics: Metrics::new(),
-            readiness: parts.readiness.clone(),
-            status: Arc::new(move || shown.lock().unwrap_or_else(PoisonError::into_inner).status()),
-            drain: stop.clone(),
-        };
-        tokio::spawn(serve(
-            listener,
-            Arc::new(diagnostics),
-            HttpLimits::default(),
-            stop.clone(),
-            Load::default(),
-        ))
+        let status = Arc::new(move || shown.lock().unwrap_or_else(PoisonError::into_inner).status());
+        health::listen(listener, Arc::clone(&startup), parts.readiness.clone(), status, stop.clone())
     });
+    for warning in settings.warnings() {
+        tracing::warn!("{warning}");
+        parts.readiness.warn("transport", warning);
+    }
     if settings.enabled {
         parts.readiness.not_ready(PART, "the client is not registered yet");
-        let mut service = Service::new(settings, parts.clock, &parts.rng, parts.readiness, facts);
+        let mut service = Service::new(settings, parts.clock, &parts.rng, parts.readiness, facts, startup);
         service.work(&mut stop).await;
         service.end().await;
     } else {
         tracing::info!("registration is switched off (KEYCLOAK_CLIENT_REGISTRATION_ENABLED)");
         // Nothing is to be waited for.
+        startup.end();
         if let Err(error) = settings.files.announce() {
             tracing::warn!(error = %chain(&error), "cannot say that there is nothing to wait for");
         }
@@ -84,13 +81,18 @@ struct Service {
     clock: SharedClock,
     readiness: Readiness,
     facts: Arc<Mutex<Facts>>,
+    startup: Arc<Startup>,
+    /// Logins that are not to be tried for a while.
+    refusals: Refusals,
     backoff: Backoff,
     rhythm: Backoff,
     keycloak: Option<Connected>,
     /// What was registered last, and is as far as is known.
     current: Option<Current>,
-    /// A client that this pod was before it had another identity.
-    former: Option<String>,
+    /// What this pod was before it had another identity.
+    former: Vec<String>,
+    /// Why one of these could not be removed, as it was logged last.
+    left_over: Option<String>,
     /// What was logged last, so that it is not said again and again.
     complaint: Option<String>,
 }
@@ -123,18 +125,22 @@ impl Service {
         rng: &SharedRng,
         readiness: Readiness,
         facts: Arc<Mutex<Facts>>,
+        startup: Arc<Startup>,
     ) -> Self {
         let steady = RetryTimes { first: settings.interval, longest: settings.interval };
         Self {
             backoff: Backoff::new(settings.retry, Arc::clone(rng)),
             rhythm: Backoff::new(steady, Arc::clone(rng)),
+            refusals: Refusals::new(Arc::clone(&clock)),
             settings,
             clock,
             readiness,
             facts,
+            startup,
             keycloak: None,
             current: None,
-            former: None,
+            former: Vec::new(),
+            left_over: None,
             complaint: None,
         }
     }
@@ -169,22 +175,31 @@ impl Service {
         let now = self.clock.unix_seconds();
         let client_id = identity::client_id(&self.settings.identity, now).map_err(RoundError::Identity)?;
         let another_login = self.connect()?;
-        let Some(connected) = &self.keycloak else { return Ok(()) };
-
         let same = self.current.as_ref().is_some_and(|current| current.client_id == client_id);
         if same && !due && !another_login {
             return Ok(());
         }
         if !same {
             // The files are of somebody else, or of nobody.
-            self.former = self.current.take().map(|current| current.client_id).or(self.former.take());
+            self.remember_former();
             if self.settings.files.of_another(&client_id) {
                 self.settings.files.withdraw().map_err(RoundError::Files)?;
                 self.readiness.not_ready(PART, "the pod has another identity, which is not registered yet");
             }
         }
-        let spec = self.settings.spec(&client_id, &connected.login);
-        let registered = connected.keycloak.ensure_client(&spec).await.map_err(RoundError::Keycloak)?;
+        let Some(connected) = &self.keycloak else { return Ok(()) };
+        if let Some(refusal) = self.refusals.standing(&connected.login) {
+            return Err(RoundError::Refused(refusal));
+        }
+        let spec = self.settings.spec(&client_id, &connected.login, &self.former);
+        let registered = match connected.keycloak.ensure_client(&spec).await {
+            Err(error @ KeycloakError::Login { .. }) => {
+                let refusal = self.refusals.refused(&connected.login, error.to_string());
+                return Err(RoundError::Refused(refusal));
+            }
+            result => result.map_err(RoundError::Keycloak)?,
+        };
+        self.refusals.taken(&connected.login);
         self.settings.files.publish(&registered).map_err(RoundError::Files)?;
         self.note(&registered);
         self.current = Some(Current { client_id });
@@ -192,21 +207,52 @@ impl Service {
         Ok(())
     }
 
-    /// Removes the client that this pod was before, where its client would be removed at the end.
+    /// The current client is a former one from now on.
+    fn remember_former(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        self.former.retain(|id| *id != current.client_id);
+        self.former.push(current.client_id);
+        if self.former.len() > MOST_FORMER {
+            self.former.remove(0);
+        }
+    }
+
+    /// Removes the clients that this pod was before, where its client would be removed at the end. One that can't
+    /// be removed now is tried again with the next look.
     async fn leave_former(&mut self) {
-        let here = |former: &String| self.current.as_ref().is_some_and(|now| now.client_id == *former);
         // It may have become the same one again before the other was registered.
-        let Some(former) = self.former.take().filter(|former| !here(former)) else { return };
+        let here = |former: &String| self.current.as_ref().is_some_and(|now| now.client_id == *former);
+        self.former.retain(|former| !here(former));
         let Some(connected) = self.keycloak.as_ref().filter(|connected| self.removes(connected)) else {
             return;
         };
-        let spec = self.settings.spec(&former, &connected.login);
-        match connected.keycloak.remove(&spec).await {
-            Ok(_) => tracing::info!(client.id = %former, "the client that this pod was before is removed"),
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), client.id = %former, "the former client stays in Keycloak");
+        let mut staying = Vec::new();
+        let mut trouble = None;
+        for former in &self.former {
+            match connected.keycloak.remove(&self.settings.spec(former, &connected.login, &[])).await {
+                Ok(_) => {
+                    tracing::info!(client.id = %former, "the client that this pod was before is removed")
+                }
+                // Who lost the right to it, for instance because it is gone already, will not get it back.
+                Err(error @ KeycloakError::RegistrationToken { .. }) => {
+                    tracing::warn!(error = %chain(&error), client.id = %former, "the former client is left alone");
+                }
+                Err(error) => {
+                    let text = format!("client {former:?}, which this pod was before: {}", chain(&error));
+                    trouble.get_or_insert(text);
+                    staying.push(former.clone());
+                }
             }
         }
+        self.former = staying;
+        match &trouble {
+            Some(text) => self.readiness.warn("former", text.clone()),
+            None => self.readiness.unwarn("former"),
+        }
+        if let Some(text) = trouble.as_ref().filter(|text| self.left_over.as_ref() != Some(text)) {
+            tracing::warn!(error = %text, "it stays in Keycloak for now; removing it is tried again");
+        }
+        self.left_over = trouble;
     }
 
     /// One that an initial access token made can be managed by nobody else, so it must not be left behind.
@@ -300,11 +346,15 @@ impl Service {
                 facts.problem = None;
                 self.readiness.ready(PART);
                 self.readiness.unwarn(PART);
+                self.startup.end();
                 if self.complaint.take().is_some() {
                     tracing::info!("all is well again");
                 }
             }
             Err(error) => {
+                if error.lacks_prerequisites() {
+                    self.startup.end();
+                }
                 let text = chain(error);
                 facts.problem = Some((error.label(), text.clone()));
                 if self.current.is_none() || error.ends_registration() {
@@ -322,25 +372,41 @@ impl Service {
         }
     }
 
-    /// Removes the client where that is wanted.
+    /// Removes the client where that is wanted, and what this pod was before.
     async fn end(&mut self) {
-        let (Some(connected), Some(current)) = (&self.keycloak, &self.current) else { return };
-        if !self.removes(connected) {
+        let Some(connected) = self.keycloak.as_ref().filter(|connected| self.removes(connected)) else {
             return;
+        };
+        let current = self.current.as_ref().map(|current| &current.client_id);
+        let all: Vec<&String> =
+            current.into_iter().chain(self.former.iter().filter(|id| Some(*id) != current)).collect();
+        if all.is_empty() || self.refusals.standing(&connected.login).is_some() {
+            return;
+        }
+        let delay = self.settings.delay(&connected.login);
+        if !delay.is_zero() {
+            tracing::info!(
+                seconds = delay.as_secs(),
+                "the client is removed when the server had time to end"
+            );
+            tokio::time::sleep(delay).await;
         }
         if let Err(error) = self.settings.files.withdraw() {
             tracing::warn!(error = %chain(&error), "the ready file stays");
         }
-        let spec = self.settings.spec(&current.client_id, &connected.login);
-        match tokio::time::timeout(REMOVAL, connected.keycloak.remove(&spec)).await {
-            Ok(Ok(true)) => tracing::info!(client.id = %current.client_id, "the client is removed"),
-            Ok(Ok(false)) => tracing::info!(client.id = %current.client_id, "the client was gone already"),
-            Ok(Err(error)) => {
-                tracing::warn!(error = %chain(&error), client.id = %current.client_id, "the client stays in Keycloak");
+        let removing = async {
+            for id in all {
+                match connected.keycloak.remove(&self.settings.spec(id, &connected.login, &[])).await {
+                    Ok(true) => tracing::info!(client.id = %id, "the client is removed"),
+                    Ok(false) => tracing::info!(client.id = %id, "the client was gone already"),
+                    Err(error) => {
+                        tracing::warn!(error = %chain(&error), client.id = %id, "the client stays in Keycloak");
+                    }
+                }
             }
-            Err(_) => {
-                tracing::warn!(client.id = %current.client_id, "the client stays in Keycloak: no answer in time")
-            }
+        };
+        if tokio::time::timeout(REMOVAL, removing).await.is_err() {
+            tracing::warn!("no answer in time: clients of this pod stay in Keycloak");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use skep_api::address::Egress;
+use skep_api::address::{Egress, is_in_the_clear};
 use skep_api::secret::Secret;
 use skep_auth::keycloak::{AudienceScope, ClientProof, ClientSpec, KeycloakSettings, Login};
 use skep_auth::spiffe::RetryTimes;
@@ -16,6 +16,12 @@ use super::SettingsError;
 /// Where `/healthz`, `/readyz` and `/status` are served when nobody says otherwise.
 pub const DEFAULT_HEALTH_ADDRESS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8082);
+
+/// How long a client that only this pod can remove outlives the signal to end, where nobody says otherwise: the
+/// server gets that signal at the same time, and finishes what it is at.
+pub const DEFAULT_DELAY: Duration = Duration::from_secs(10);
+/// How long the rest of the end may take: a round that runs, a client that is removed, files that are written.
+const GRACE: Duration = Duration::from_secs(15);
 
 /// How often Keycloak is asked whether all is as it was.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(60);
@@ -29,6 +35,7 @@ const ADMIN_REALM: &str = "KEYCLOAK_ADMIN_REALM";
 const CLIENT_NAME: &str = "CLIENT_NAME";
 const AUTH_TYPE: &str = "CLIENT_AUTH_TYPE";
 const INTERVAL: &str = "REGISTRATION_INTERVAL_SECONDS";
+const DELAY: &str = "DEREGISTER_DELAY_SECONDS";
 const HEALTH_ADDRESS: &str = "HEALTH_ADDRESS";
 
 /// What follows the realm in the URL of a token endpoint.
@@ -63,6 +70,8 @@ pub struct Settings {
     pub audience_scope: Option<bool>,
     /// Clients that get the audience scope at once; none given: the platform's, where it is.
     pub platform_clients: Option<Vec<String>>,
+    /// The audience scope becomes a default of the realm: every client that is made later gets it.
+    pub audience_realm_default: bool,
     /// Where the credentials go.
     pub files: OutputFiles,
     /// Private folder for the token with which a client is managed that an initial access token registered.
@@ -76,6 +85,9 @@ pub struct Settings {
     /// Whether the client is removed at the end. Where nobody says: only one that was registered with an initial
     /// access token, since the next pod could not take it over.
     pub deregister_on_exit: Option<bool>,
+    /// How long the client that is to be removed stays after the signal to end. Where nobody says: ten seconds for
+    /// one that was registered with an initial access token, else none.
+    pub deregister_delay: Option<Duration>,
 }
 
 /// Where the login is.
@@ -122,12 +134,13 @@ impl Settings {
     /// | KEYCLOAK_TOKEN_EXCHANGE_ENABLED, KEYCLOAK_CLIENT_REGISTRATION_ENABLED | true, true |
     /// | KEYCLOAK_STANDARD_FLOW_ENABLED, KEYCLOAK_DIRECT_ACCESS_GRANTS_ENABLED | false, false |
     /// | KEYCLOAK_AUDIENCE_SCOPE_ENABLED, PLATFORM_CLIENT_IDS | see [`Settings`] |
+    /// | KEYCLOAK_AUDIENCE_REALM_DEFAULT | false |
     /// | SPIRE_ENABLED, JWT_SVID_FILE, JWT_BUNDLE_FILE | true, `/opt/jwt_svid.token`, `/opt/jwt_bundle.json` |
     /// | SECRET_FILE_PATH, READY_FILE | `/shared/client-secret.txt`, none |
     /// | STATE_DIR | `/var/lib/skep-registration` |
     /// | HEALTH_ADDRESS | `:8082`; `0`: none |
     /// | REGISTRATION_INTERVAL_SECONDS | 60 |
-    /// | DEREGISTER_ON_EXIT | see [`Settings`] |
+    /// | DEREGISTER_ON_EXIT, DEREGISTER_DELAY_SECONDS | see [`Settings`] |
     ///
     /// # Errors
     /// All that is missing, or the first thing that is wrong.
@@ -178,26 +191,68 @@ impl Settings {
             direct_access_grants: env.switch("KEYCLOAK_DIRECT_ACCESS_GRANTS_ENABLED")?.unwrap_or(false),
             audience_scope: env.switch("KEYCLOAK_AUDIENCE_SCOPE_ENABLED")?,
             platform_clients: env.list("PLATFORM_CLIENT_IDS"),
+            audience_realm_default: env.switch("KEYCLOAK_AUDIENCE_REALM_DEFAULT")?.unwrap_or(false),
             files: OutputFiles::beside(
                 env.path("SECRET_FILE_PATH", "/shared/client-secret.txt"),
                 env.get("READY_FILE").map(PathBuf::from),
             ),
             state_folder: env.path("STATE_DIR", "/var/lib/skep-registration"),
             health_address: health_address(&env)?,
-            interval: interval(&env)?,
+            interval: env
+                .seconds(INTERVAL, 1, "no number of seconds from 1 to 86400")?
+                .unwrap_or(DEFAULT_INTERVAL),
             retry: RetryTimes::default(),
             deregister_on_exit: env.switch("DEREGISTER_ON_EXIT")?,
+            deregister_delay: env.seconds(DELAY, 0, "no number of seconds from 0 to 86400")?,
         })
     }
 
-    /// The client as it is to be, for this id and a login that comes as `login`.
-    pub(super) fn spec(&self, client_id: &str, login: &Login) -> ClientSpec {
+    /// Where health is served, as an environment says it in which something else is missing or wrong.
+    pub fn health_address(env: &BTreeMap<String, String>) -> Option<SocketAddr> {
+        health_address(&Env(env)).unwrap_or(Some(DEFAULT_HEALTH_ADDRESS))
+    }
+
+    /// What is unwise without standing in the way, in sentences.
+    pub fn warnings(&self) -> Vec<String> {
+        let url = &self.keycloak.url;
+        let clear = self.enabled && is_in_the_clear(url);
+        let text = || {
+            let host = url.host_str().unwrap_or_default();
+            format!(
+                "Keycloak at {host} is called by plain http, so everybody on the way reads the login and the client's \
+                 secret; use an https URL (KEYCLOAK_URL)"
+            )
+        };
+        clear.then(text).into_iter().collect()
+    }
+
+    /// How long the end may take once the signal for it has come.
+    pub fn grace(&self) -> Duration {
+        GRACE.saturating_add(self.deregister_delay.unwrap_or(DEFAULT_DELAY))
+    }
+
+    /// How long the client stays after the signal to end, for a login that comes as `login`.
+    pub(super) fn delay(&self, login: &Login) -> Duration {
+        self.deregister_delay.unwrap_or(match login {
+            Login::InitialAccess(_) => DEFAULT_DELAY,
+            Login::Password { .. } | Login::Client { .. } => Duration::ZERO,
+        })
+    }
+
+    /// The client as it is to be, for this id and a login that comes as `login`. `former` are the ids that this pod
+    /// had before.
+    pub(super) fn spec(&self, client_id: &str, login: &Login, former: &[String]) -> ClientSpec {
         let scopes_possible = !matches!(login, Login::InitialAccess(_));
         let audience_scope = self.audience_scope.unwrap_or(scopes_possible).then(|| {
             let clients = self.platform_clients.clone();
             let only_present_clients = clients.is_none();
             let clients = clients.unwrap_or_else(|| vec![PLATFORM_CLIENT.to_owned()]);
-            AudienceScope { only_present_clients, ..AudienceScope::of(&self.client_name, clients) }
+            AudienceScope {
+                only_present_clients,
+                realm_default: self.audience_realm_default,
+                former: former.to_vec(),
+                ..AudienceScope::of(&self.client_name, clients)
+            }
         });
         ClientSpec {
             client_id: client_id.to_owned(),
@@ -207,6 +262,7 @@ impl Settings {
             standard_flow: self.standard_flow,
             direct_access_grants: self.direct_access_grants,
             audience_scope,
+            adopt: true,
         }
     }
 }
@@ -310,18 +366,6 @@ fn health_address(env: &Env<'_>) -> Result<Option<SocketAddr>, SettingsError> {
     })
 }
 
-fn interval(env: &Env<'_>) -> Result<Duration, SettingsError> {
-    let Some(text) = env.get(INTERVAL) else { return Ok(DEFAULT_INTERVAL) };
-    match text.parse::<u64>() {
-        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => Err(SettingsError::Value {
-            name: INTERVAL,
-            value: text.to_owned(),
-            wanted: "no number of seconds from 1 to 86400",
-        }),
-    }
-}
-
 struct Env<'a>(&'a BTreeMap<String, String>);
 
 impl<'a> Env<'a> {
@@ -331,6 +375,20 @@ impl<'a> Env<'a> {
 
     fn path(&self, name: &str, default: &str) -> PathBuf {
         PathBuf::from(self.get(name).unwrap_or(default))
+    }
+
+    /// A number of seconds, from this one to a day.
+    fn seconds(
+        &self,
+        name: &'static str,
+        least: u64,
+        wanted: &'static str,
+    ) -> Result<Option<Duration>, SettingsError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        match text.parse::<u64>() {
+            Ok(seconds) if (least..=86_400).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+            _ => Err(SettingsError::Value { name, value: text.to_owned(), wanted }),
+        }
     }
 
     /// Names, separated by commas.
@@ -430,9 +488,20 @@ mod tests {
             ("KEYCLOAK_TOKEN_EXCHANGE_ENABLED", "maybe", "neither true nor false"),
             ("HEALTH_ADDRESS", "8082", "no address"),
             ("REGISTRATION_INTERVAL_SECONDS", "0", "no number of seconds"),
+            ("DEREGISTER_DELAY_SECONDS", "-1", "no number of seconds"),
         ] {
             let error = with(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(expected) && !error.contains("hunter2"), "{name}: {error}");
+        }
+        let env = |address: &str| [("HEALTH_ADDRESS".to_owned(), address.to_owned())].into();
+        for (address, expected) in [
+            ("127.0.0.1:9", Some("127.0.0.1:9")),
+            (":9", Some("[::]:9")),
+            ("nonsense", Some("[::]:8082")),
+            ("0", None),
+        ] {
+            let found = Settings::health_address(&env(address)).map(|address| address.to_string());
+            assert_eq!(found.as_deref(), expected, "{address}");
         }
         // Nothing is needed to do nothing.
         assert!(!read(&[("KEYCLOAK_CLIENT_REGISTRATION_ENABLED", "False")]).unwrap().enabled);
@@ -442,15 +511,17 @@ mod tests {
     fn the_client_follows_the_environment() {
         let password = Login::Password { username: "a".to_owned(), password: Secret::new("p") };
         let token = Login::InitialAccess(Secret::new("t"));
-        let spec = with(&[]).unwrap().spec("spiffe://td/a", &password);
+        let spec = with(&[]).unwrap().spec("spiffe://td/a", &password, &["spiffe://td/b".to_owned()]);
         let scope = spec.audience_scope.unwrap();
         assert_eq!(
             (scope.name.as_str(), scope.platform_clients.as_slice()),
             ("agent-ns-weather-aud", &["kagenti".to_owned()][..])
         );
         assert!(scope.only_present_clients, "nobody asked for it");
+        assert!(!scope.realm_default, "every later client's tokens would be good for this server");
+        assert_eq!(scope.former, ["spiffe://td/b"]);
         assert_eq!(spec.name.as_deref(), Some("ns/weather"));
-        assert_eq!(with(&[]).unwrap().spec("c", &token).audience_scope, None);
+        assert_eq!(with(&[]).unwrap().spec("c", &token, &[]).audience_scope, None);
 
         let settings = with(&[
             ("CLIENT_AUTH_TYPE", "federated-jwt"),
@@ -458,19 +529,53 @@ mod tests {
             ("KEYCLOAK_TOKEN_EXCHANGE_ENABLED", "false"),
             ("KEYCLOAK_AUDIENCE_SCOPE_ENABLED", "true"),
             ("PLATFORM_CLIENT_IDS", "a, b,"),
+            ("KEYCLOAK_AUDIENCE_REALM_DEFAULT", "true"),
         ])
         .unwrap();
-        let spec = settings.spec("c", &token);
+        let spec = settings.spec("c", &token, &[]);
         assert_eq!(spec.proof, ClientProof::FederatedJwt { identity_provider: "spire".to_owned() });
         assert!(!spec.token_exchange);
         let scope = spec.audience_scope.unwrap();
         assert_eq!(scope.platform_clients, ["a", "b"]);
-        assert!(!scope.only_present_clients);
+        assert!(!scope.only_present_clients && scope.realm_default);
         let off = with(&[("KEYCLOAK_AUDIENCE_SCOPE_ENABLED", "false")]).unwrap();
-        assert_eq!(off.spec("c", &password).audience_scope, None);
+        assert_eq!(off.spec("c", &password, &[]).audience_scope, None);
         assert_eq!(
             with(&[("SPIRE_ENABLED", "false")]).unwrap().identity,
             IdentitySource::Name("ns/weather".to_owned())
         );
+    }
+
+    #[test]
+    fn a_keycloak_that_is_called_in_the_clear_is_told() {
+        for (url, told) in [
+            ("http://id.example.com", true),
+            ("https://id.example.com", false),
+            ("http://keycloak.keycloak.svc:8080", false),
+            ("http://127.0.0.1:8080", false),
+        ] {
+            let settings =
+                read(&[("KEYCLOAK_URL", url), ("KEYCLOAK_REALM", "r"), ("CLIENT_NAME", "n")]).unwrap();
+            let warnings = settings.warnings();
+            assert_eq!(warnings.len(), usize::from(told), "{url}: {warnings:?}");
+        }
+        assert!(read(&[("KEYCLOAK_CLIENT_REGISTRATION_ENABLED", "false")]).unwrap().warnings().is_empty());
+    }
+
+    #[test]
+    fn a_client_that_nobody_else_can_remove_stays_until_the_server_is_done() {
+        let password = Login::Password { username: "a".to_owned(), password: Secret::new("p") };
+        let token = Login::InitialAccess(Secret::new("t"));
+        let seconds = Duration::from_secs;
+        for (more, of_password, of_token, grace) in [
+            (vec![], 0, 10, 25),
+            (vec![("DEREGISTER_DELAY_SECONDS", "0")], 0, 0, 15),
+            (vec![("DEREGISTER_DELAY_SECONDS", "60")], 60, 60, 75),
+        ] {
+            let settings = with(&more).unwrap();
+            assert_eq!(settings.delay(&password), seconds(of_password), "{more:?}");
+            assert_eq!(settings.delay(&token), seconds(of_token), "{more:?}");
+            assert_eq!(settings.grace(), seconds(grace), "{more:?}");
+        }
     }
 }

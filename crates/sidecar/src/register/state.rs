@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use skep_api::secret::Secret;
 use skep_auth::keycloak::RegistrationTokens;
 
-use super::files;
+use crate::files::{self, NewFile};
 
 /// Name of the file.
 const FILE: &str = "registration.json";
@@ -55,7 +55,8 @@ impl StateFolder {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         let text = Secret::new(json!({"version": VERSION, "tokens": tokens}).to_string());
-        files::write(&self.file, text.expose().as_bytes(), MODE)
+        let file = NewFile { path: &self.file, content: text.expose().as_bytes(), mode: MODE };
+        files::replace(&[file]).map(drop).map_err(Error::other)
     }
 }
 

@@ -286,6 +286,10 @@ async fn until_the_end(
         }
         ended = &mut work => {
             election.give_up().await;
+            if let Some(webhook) = &mut webhook {
+                drain.advance(Phase::Leaving);
+                webhook.end(drain).await;
+            }
             return match ended {
                 Ok(result) => result.map_err(Into::into),
                 Err(panic) => Err(anyhow!(panic).context("the operator broke")),
@@ -294,6 +298,10 @@ async fn until_the_end(
         lost = election.lost() => {
             metrics.leadership_lost();
             stop.cancel();
+            if let Some(webhook) = &mut webhook {
+                drain.advance(Phase::Leaving);
+                webhook.end(drain).await;
+            }
             return Err(lost.context("this operator does not lead any more; it has to start again"));
         }
     }
@@ -510,6 +518,14 @@ mod tests {
         assert_eq!(registration.credentials, PathBuf::from("/etc/k"));
         assert_eq!(registration.ca, Some(PathBuf::from("/etc/ca.pem")));
         assert!(!registration.audience_scope && !registration.egress.loopback);
+        let scoped = |flag: &str| {
+            let line = format!(
+                "--keycloak-url=https://k --keycloak-realm=r --keycloak-credentials=/c --spiffe-trust-domain=d {flag}"
+            );
+            settings(&line).expect("settings").registration.expect("a registration").audience_scope
+        };
+        assert!(!scoped(""), "every server's tokens would be good at every other");
+        assert!(scoped("--keycloak-audience-scope"));
         let pods = read.plan.sidecars.expect("pods");
         assert!(!pods.default_on);
         assert_eq!((pods.mode, pods.registration), (SidecarMode::Builtin, Registration::Operator));

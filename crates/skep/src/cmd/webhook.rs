@@ -17,7 +17,7 @@ use skep_operator::webhook::metrics_guard::MetricsGuard;
 use skep_operator::webhook::settings::{CertificateSource, WebhookSettings};
 use skep_operator::webhook::{self, Parts, WebhookMetrics};
 use skep_runtime::clock::{SharedClock, SystemClock};
-use skep_runtime::diagnostics::{Diagnostics, StatusSource};
+use skep_runtime::diagnostics::{Diagnostics, Probes, StatusSource};
 use skep_runtime::drain::{Drain, Phase};
 use skep_runtime::health::Readiness;
 use skep_runtime::http::{HttpLimits, Load, Tls, bind, serve, serve_tls};
@@ -52,13 +52,13 @@ pub(crate) struct Args {
     /// Namespace of the webhook itself; without one that of this pod (POD_NAMESPACE).
     #[arg(long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// Where /metrics is served; 0 serves none.
+    /// Where /metrics and /status are served; 0 serves none.
     #[arg(long, value_name = "ADDRESS", default_value = "0", value_parser = bind_address)]
     metrics_bind_address: Maybe<SocketAddr>,
     /// Serve metrics by HTTPS, and only to those who may `get` the path /metrics.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = switch)]
     metrics_secure: Maybe<bool>,
-    /// Where /healthz, /readyz and /status are served; 0 serves none.
+    /// Where /healthz and /readyz are served; 0 serves none.
     #[arg(long, value_name = "ADDRESS", default_value = ":8081", value_parser = bind_address)]
     health_probe_bind_address: Maybe<SocketAddr>,
     /// Elect who renews the certificate. With --self-signed that is always done; nothing else needs a leader.
@@ -92,7 +92,12 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
     let target = Target { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
     let config = target.config().await?;
     let namespace = own_namespace(args, &config.default_namespace);
-    let plan = plan::Settings { require_auth: args.require_auth.or(false), ..plan::Settings::default() };
+    let plan = plan::Settings {
+        require_auth: args.require_auth.or(false),
+        // Where MCPServers say nothing of it, what they lack follows from the flags.
+        sidecars: args.flags.with_pods(),
+        ..plan::Settings::default()
+    };
     let settings = args.flags.settings(&namespace, plan)?;
 
     let registry = Metrics::new();
@@ -111,7 +116,8 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
     };
     if let Some(address) = args.health_probe_bind_address.clone().get() {
         let listener = listen(address, "health")?;
-        let handler = Arc::new(diagnostics());
+        // The port of kubelet: who may see metrics is decided at theirs.
+        let handler = Arc::new(Probes { readiness: readiness.clone(), drain: drain.watch() });
         tokio::spawn(serve(listener, handler, HttpLimits::default(), drain.watch(), Load::default()));
     }
     if let Some(address) = args.metrics_bind_address.clone().get() {

@@ -136,7 +136,43 @@ async fn it_explains_a_webhook_that_is_down_slow_or_has_a_wrong_ca() {
     nobody.must("skip webhook", "its configurations can't be read: there is no right to");
     nobody.must("skip webhook", "there is no right to create MCPServers in default");
 
+    passed_over(&scene, &server, &client).await;
     half_installed(&scene, &bundle).await;
+}
+
+/// With failurePolicy Ignore an object is let in whether or not the webhook was asked.
+async fn passed_over(scene: &Scene, server: &ScriptedServer, client: &Value) {
+    let ignoring = json!({"failurePolicy": "Ignore"});
+    let not_asked = "nothing shows that ValidatingWebhookConfiguration skep-webhook-validating-webhook-configuration was asked";
+    server.set_handler(|request| Reply::json(&review(request, true, "")));
+    let other = json!({"url": server.url(PATH), "caBundle": STANDARD.encode(TestCa::new().pem())});
+    let passed = scene.says(&other, &ignoring, "warn webhook", not_asked).await;
+    assert!(!passed.has("ok webhook", "is let in"), "{:#?}", passed.lines());
+    passed.must("warn webhook", "Set it to Fail");
+
+    server.set_handler(|request| {
+        let mut answer = review(request, true, "");
+        answer["response"]["warnings"] = json!(["spec: Nothing says who may come in, so everybody may."]);
+        Reply::json(&answer)
+    });
+    let asked = scene.says(client, &ignoring, "ok webhook", "is let in within").await;
+    assert!(!asked.has("warn webhook", not_asked), "{:#?}", asked.lines());
+
+    // The one of before, and ours.
+    let at = AT.replace("validating", "mutating");
+    for name in ["toolhive-webhook", "skep-webhook"] {
+        let mut object = configuration(client, &json!({}));
+        object["kind"] = "MutatingWebhookConfiguration".into();
+        object["metadata"]["name"] = name.into();
+        let url = server.url("/mutate-toolhive-stacklok-dev-v1alpha1-mcpserver");
+        object["webhooks"][0]["clientConfig"]["url"] = url.into();
+        post(&scene.plane, &at, &object).await;
+    }
+    let both = scene.look().await;
+    both.must("warn webhook", "several webhooks change the MCPServers of default: MutatingWebhookConfiguration skep-webhook, MutatingWebhookConfiguration toolhive-webhook");
+    for name in ["toolhive-webhook", "skep-webhook"] {
+        send(&scene.plane, "DELETE", &format!("{at}/{name}"), "application/json", &json!({})).await;
+    }
 }
 
 /// An answer that comes late.

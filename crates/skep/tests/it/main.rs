@@ -10,6 +10,8 @@ mod doctor;
 #[cfg(test)]
 mod doctor_webhook;
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod render;

@@ -16,6 +16,8 @@ const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 /// Client assertions that last longer are refused, in seconds.
 const LONGEST_ASSERTION: i64 = 300;
+/// How long a session lives that nobody goes on with, in seconds.
+const SESSION: i64 = 1800;
 
 /// Answers a request for a token.
 pub(super) fn token(keycloak: &mut Keycloak, realm: &str, request: &Recorded) -> Result<Reply, Refusal> {
@@ -27,6 +29,7 @@ pub(super) fn token(keycloak: &mut Keycloak, realm: &str, request: &Recorded) ->
     let answer = match grant_type {
         "client_credentials" => client_credentials(keycloak, client, &form),
         "password" => password(keycloak, client, &form),
+        "refresh_token" => refresh(keycloak, client, &form),
         EXCHANGE => exchange(keycloak, client, &form),
         _ => Err(Refusal::oauth(400, "unsupported_grant_type", "Unsupported grant_type")),
     }?;
@@ -147,14 +150,51 @@ fn password(keycloak: &mut Keycloak, caller: Caller<'_>, form: &Form) -> Result<
     let user = known.filter(|user| user.password.as_deref() == form.get("password"));
     let user = user.map(|user| user.id.clone());
     let user = user.ok_or_else(|| Refusal::oauth(401, "invalid_grant", "Invalid user credentials"))?;
-    let issued = issue(keycloak, caller, form, &user, &[])?;
-    let mut body = answer(&issued);
+    session(keycloak, caller, form, &user, &new_id())
+}
+
+/// A session goes on: its user gets another access token.
+fn refresh(keycloak: &mut Keycloak, caller: Caller<'_>, form: &Form) -> Result<Value, Refusal> {
+    let invalid = |text: &str| Refusal::oauth(400, "invalid_grant", text);
+    let token = form.required("refresh_token")?;
     let now = keycloak.now();
-    let sealing = &keycloak.existing(caller.realm).sealing;
-    let refresh = json!({"exp": now + 1800, "iat": now, "jti": new_id(), "typ": "Refresh"});
-    body["refresh_expires_in"] = json!(1800);
-    body["refresh_token"] = json!(jose::seal(sealing, &refresh));
-    body["session_state"] = json!(new_id());
+    let realm = keycloak.existing(caller.realm);
+    let claims = jose::unseal(&realm.sealing, token).filter(|claims| claims["typ"] == "Refresh");
+    let claims = claims.ok_or_else(|| invalid("Invalid refresh token"))?;
+    if claims["exp"].as_i64().is_none_or(|exp| exp <= now) {
+        return Err(invalid("Token is not active"));
+    }
+    if claims["azp"] != caller.client_id {
+        return Err(invalid("Invalid refresh token. Token client and authorized client don't match"));
+    }
+    let text = |name: &str| claims[name].as_str().unwrap_or_default().to_owned();
+    let (user, sid) = (text("sub"), text("sid"));
+    if !realm.live_tokens.contains(&text("jti")) || realm.user_by_id(&user).is_none() {
+        return Err(invalid("Session not active"));
+    }
+    session(keycloak, caller, form, &user, &sid)
+}
+
+/// An access token of a session and the refresh token with which it goes on.
+fn session(
+    keycloak: &mut Keycloak,
+    caller: Caller<'_>,
+    form: &Form,
+    user: &str,
+    sid: &str,
+) -> Result<Value, Refusal> {
+    let issued = issue(keycloak, caller, form, user, &[])?;
+    let mut body = answer(&issued);
+    let (now, id) = (keycloak.now(), new_id());
+    let realm = keycloak.existing(caller.realm);
+    let refresh = json!({
+        "exp": now + SESSION, "iat": now, "jti": id, "typ": "Refresh", "sub": user, "azp": caller.client_id,
+        "sid": sid,
+    });
+    body["refresh_expires_in"] = json!(SESSION);
+    body["refresh_token"] = json!(jose::seal(&realm.sealing, &refresh));
+    body["session_state"] = json!(sid);
+    realm.live_tokens.insert(id);
     Ok(body)
 }
 

@@ -1,8 +1,8 @@
 //! A Keycloak: realms, clients, tokens, and the REST interfaces for them, as Keycloak 26 answers them.
 //!
 //! It is strict where Keycloak is: unknown JSON fields, wrong content types, paths that are not normalized, missing
-//! roles. It knows no browser, no sessions and no refresh: tokens come by the grants of machines (and, for
-//! administrators, by password).
+//! roles. It knows no browser: tokens come by the grants of machines and, for administrators, by password; such a
+//! session can be refreshed.
 
 mod admin;
 mod clients;
@@ -37,6 +37,8 @@ pub struct FakeKeycloak {
 struct Shared {
     keycloak: Mutex<Keycloak>,
     failing: Mutex<Option<Outage>>,
+    /// Requests of this method are answered 503.
+    refused: Mutex<Option<String>>,
 }
 
 impl FakeKeycloak {
@@ -65,7 +67,11 @@ impl FakeKeycloak {
     fn on(server: ScriptedServer, clock: SharedClock) -> Self {
         let mut keycloak = Keycloak::new(clock);
         keycloak.base = server.url("");
-        let state = Arc::new(Shared { keycloak: Mutex::new(keycloak), failing: Mutex::new(None) });
+        let state = Arc::new(Shared {
+            keycloak: Mutex::new(keycloak),
+            failing: Mutex::default(),
+            refused: Mutex::default(),
+        });
         let answering = Arc::clone(&state);
         server.set_handler(move |request| answering.answer(request));
         Self { server, state }
@@ -264,7 +270,7 @@ impl FakeKeycloak {
         self.with(|keycloak| keycloak.existing(realm).token_lifespan = seconds);
     }
 
-    /// No access token that a realm issued so far is good any more.
+    /// No access token and no refresh token that a realm issued so far is good any more.
     pub fn revoke_tokens(&self, realm: &str) {
         self.with(|keycloak| keycloak.existing(realm).live_tokens.clear());
     }
@@ -278,6 +284,11 @@ impl FakeKeycloak {
     pub fn outage(&self, outage: bool) {
         *self.state.failing.lock().unwrap_or_else(PoisonError::into_inner) =
             outage.then_some(Outage::Status(503));
+    }
+
+    /// Answers 503 to requests of this method and to no other; none: no longer.
+    pub fn refuse_method(&self, method: Option<&str>) {
+        *self.state.refused.lock().unwrap_or_else(PoisonError::into_inner) = method.map(str::to_owned);
     }
 
     /// Starts failing. Once this returns, the next request fails.
@@ -306,7 +317,9 @@ impl FakeKeycloak {
 impl Shared {
     fn answer(&self, request: &Recorded) -> Reply {
         let failing = *self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        match failing {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = refused.filter(|method| *method == request.method).map(|_| Outage::Status(503));
+        match failing.or(refused) {
             Some(Outage::Hang | Outage::Refused) => Reply::hang(),
             Some(Outage::Status(status)) => {
                 Reply::body(status, "text/html", "<html><body>no server is available</body></html>")

@@ -35,7 +35,7 @@ pub(super) struct Realm {
     pub(super) users: Vec<User>,
     pub(super) initial_access: Vec<InitialAccess>,
     pub(super) identity_providers: Vec<Value>,
-    /// Ids of access tokens that were not revoked.
+    /// Ids of access and refresh tokens that were not revoked.
     pub(super) live_tokens: HashSet<String>,
 }
 

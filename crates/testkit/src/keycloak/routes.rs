@@ -68,7 +68,7 @@ fn discovery(keycloak: &Keycloak, realm: &str) -> Value {
         "jwks_uri": format!("{protocol}/certs"),
         "registration_endpoint": format!("{issuer}/clients-registrations/openid-connect"),
         "grant_types_supported": [
-            "client_credentials", "password", "urn:ietf:params:oauth:grant-type:token-exchange",
+            "client_credentials", "password", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange",
         ],
         "response_types_supported": ["code"],
         "subject_types_supported": ["public"],
@@ -89,10 +89,28 @@ fn is_normal(path: &str) -> bool {
     !(empty_inside || dots || needless)
 }
 
-/// A segment with its percent-encoding undone; unlike in forms, a plus is a plus.
+/// A segment with its percent-encoding undone; unlike in forms, a plus is a plus and an ampersand ends nothing.
 fn decoded(segment: &str) -> String {
-    let plain = segment.replace('+', "%2B");
+    let plain = segment.replace('+', "%2B").replace('&', "%26");
     let pair = format!("x={plain}");
     let decoded = url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned());
     decoded.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_read_as_a_whole() {
+        for (segment, expected) in [
+            ("a&b", "a&b"),
+            ("a+b=c", "a+b=c"),
+            ("spiffe:%2F%2Fe%2Fa%26b", "spiffe://e/a&b"),
+            ("%C3%A4;x", "\u{e4};x"),
+            ("", ""),
+        ] {
+            assert_eq!(decoded(segment), expected, "{segment}");
+        }
+    }
 }

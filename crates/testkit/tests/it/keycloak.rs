@@ -545,3 +545,46 @@ async fn outages_races_and_public_names_are_played() {
     let gone = call(&keycloak, "GET", "/auth/realms/r/.well-known/openid-configuration", None, None).await;
     assert_eq!(gone.json()["error"], "Realm does not exist");
 }
+
+#[tokio::test]
+async fn a_session_is_refreshed_until_it_ends_or_is_revoked() {
+    let clock = ManualClock::default();
+    let keycloak = FakeKeycloak::with_clock(std::sync::Arc::new(clock.clone())).await;
+    keycloak.admin("root", "hunter2");
+    keycloak.service_account("master", "other", "s", &[]);
+    let login = async || {
+        let fields = [
+            ("grant_type", "password"),
+            ("client_id", "admin-cli"),
+            ("username", "root"),
+            ("password", "hunter2"),
+        ];
+        text(&grant(&keycloak, "master", &fields, None).await.json()["refresh_token"]).to_owned()
+    };
+    let refresh = async |token: &str| {
+        let fields = [("grant_type", "refresh_token"), ("client_id", "admin-cli"), ("refresh_token", token)];
+        grant(&keycloak, "master", &fields, None).await
+    };
+    let mut token = login().await;
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(1799));
+        let answer = refresh(&token).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(keycloak.verified("master", text(&answer.json()["access_token"])).is_some());
+        token = text(&answer.json()["refresh_token"]).to_owned();
+    }
+    let refused = async |token: &str, why: &str| {
+        let answer = refresh(token).await;
+        assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_grant")), "{why}");
+        assert!(answer.text().contains(why), "{}", answer.text());
+    };
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", token.as_str())];
+    let others = grant(&keycloak, "master", &fields, Some("other:s")).await;
+    assert_eq!(others.status, 400, "{}", others.text());
+    refused("garbage", "Invalid refresh token").await;
+    clock.advance(Duration::from_secs(1800));
+    refused(&token, "Token is not active").await;
+    let token = login().await;
+    keycloak.revoke_tokens("master");
+    refused(&token, "Session not active").await;
+}

@@ -352,13 +352,21 @@ async fn what_breaks_around_the_sidecars_heals() {
     pod.file("/opt/svid.pem", |text| text != certificate).await;
     pod.file("/opt/jwt_bundle.json", |text| text != bundle).await;
 
+    // The key that signed the JWT-SVID is trusted no longer: there is another one, and
+    // the registration goes on with it.
+    agent.revoke_jwt_keys();
+    pod.file("/opt/jwt_svid.token", |text| text != token).await;
+    keycloak.delete_client(REALM, SPIFFE_ID);
+    pod.file("/shared/client-secret.txt", |text| text != rotated).await;
+    eventually("its secret works", async || pod.token(&keycloak).await).await;
+    eventually("it is ready", async || (get(&ready).await.status == 200).then_some(())).await;
+
     // The agent starts again, with keys that sign only from now on.
     agent.stop().await;
     agent.restart().await;
     agent.rotate_x509();
     let after = pod.read("/opt/svid.pem").unwrap();
     pod.file("/opt/svid.pem", |text| text != after).await;
-    assert!(pod.read("/opt/jwt_svid.token").is_some_and(|text| !text.is_empty()), "{token}");
     assert_eq!(get(&ready).await.status, 200);
     assert_eq!(helper.end().await, Some(0));
     assert_eq!(registration.end().await, Some(0));
@@ -375,7 +383,7 @@ async fn a_pod_with_an_initial_access_token_registers_survives_a_restart_and_tak
     assert!(pod.token(&keycloak).await.is_some());
     // The container dies; its volumes stay.
     drop(registration);
-    let (registration, ready) = pod.registration(&[("DEREGISTER_ON_EXIT", "true")]);
+    let (registration, ready) = pod.registration(&[("DEREGISTER_DELAY_SECONDS", "1")]);
     eventually("it is ready again", async || {
         let connected =
             tokio::net::TcpStream::connect(ready.trim_start_matches("http://").trim_end_matches("/readyz"));
@@ -413,7 +421,27 @@ async fn the_flags_of_the_published_helper_are_taken() {
         "{}",
         done.stderr
     );
-    let done = skep::run(pod.folder.path(), ["sidecar", "register-client"]).await;
-    assert_eq!(done.code, Some(1));
-    assert!(done.stderr.contains("KEYCLOAK_URL") && done.stderr.contains("CLIENT_NAME"), "{}", done.stderr);
+}
+
+#[tokio::test]
+async fn a_registration_without_settings_says_so_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = skep::command(folder.path(), ["sidecar", "register-client"]);
+    command.env("HEALTH_ADDRESS", &address);
+    let mut child =
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let log = Output::read(child.stderr.take().unwrap());
+    let line = log.line_with("nothing is registered").await;
+    assert!(line.contains("KEYCLOAK_URL") && line.contains("CLIENT_NAME"), "{line}");
+    let ready = eventually("it answers", async || {
+        tokio::net::TcpStream::connect(&address).await.ok()?;
+        Some(get(&format!("http://{address}/readyz")).await)
+    })
+    .await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("KEYCLOAK_URL"), "{}", ready.body);
+    assert_eq!(get(&format!("http://{address}/startupz")).await.status, 200, "the server need not wait");
+    assert!(child.try_wait().unwrap().is_none(), "a container that ends is started again and again");
+    assert_eq!(Process { child, log }.end().await, Some(0));
 }

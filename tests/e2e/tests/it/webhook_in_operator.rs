@@ -48,14 +48,12 @@ async fn an_operator_serves_the_webhook_when_it_is_told_to() {
     let log = Output::read(child.stderr.take().unwrap());
     log.line_with("admission reviews are answered").await;
     let health = format!("http://127.0.0.1:{health}");
-    eventually("both are ready", async || (get(&format!("{health}/readyz")).await.status == 200).then_some(()))
-        .await;
+    eventually("both are ready", async || {
+        (get(&format!("{health}/readyz")).await.status == 200).then_some(())
+    })
+    .await;
 
-    let client = reqwest::Client::builder()
-        .tls_certs_only([reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap()])
-        .no_proxy()
-        .build()
-        .unwrap();
+    let client = trusting(&ca);
     let server = json!({"apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPServer",
         "metadata": {"name": "s", "namespace": "default"}, "spec": {"image": "server:1", "transport": "stdio"}});
     let review = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {
@@ -86,4 +84,11 @@ async fn an_operator_serves_the_webhook_when_it_is_told_to() {
     Command::new("/bin/kill").arg(&id).status().await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0), "{}", log.text());
+}
+
+/// A client that believes this CA alone.
+#[expect(clippy::disallowed_methods, reason = "the guarded client is for skep; a test calls skep itself")]
+fn trusting(ca: &TestCa) -> reqwest::Client {
+    let root = reqwest::Certificate::from_pem(ca.pem().as_bytes()).unwrap();
+    reqwest::Client::builder().tls_certs_only([root]).no_proxy().build().unwrap()
 }

@@ -249,6 +249,10 @@ async fn with_the_arguments_and_the_rights_of_the_chart_the_webhook_serves() {
 
     let secured = Call { port: metrics, ..call };
     assert_eq!(secured.get("/metrics", None).await.0, 401);
+    for path in ["/metrics", "/status"] {
+        let open = get(&format!("http://{address}{path}")).await;
+        assert_eq!(open.status, 404, "{path} is not for everybody: {}", open.body);
+    }
     let (code, text) = secured.get("/metrics", Some(cluster.plane.admin_token())).await;
     assert_eq!(code, 200, "{text}");
     assert!(text.contains("skep_webhook_reviews_total"), "{text}");

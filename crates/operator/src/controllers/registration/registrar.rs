@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 use skep_api::crd::{Kind, Object};
 use skep_api::names::backend_account;
-use skep_auth::keycloak::{AudienceScope, ClientSpec, KeycloakError, KeycloakErrorKind};
+use skep_auth::keycloak::{AudienceScope, ClientSpec, KeycloakErrorKind};
 use skep_runtime::rng::SharedRng;
 use tokio_util::sync::CancellationToken;
 
@@ -59,8 +59,6 @@ enum Done {
 enum RegistrationError {
     #[error(transparent)]
     Connection(#[from] ConnectionError),
-    #[error(transparent)]
-    Keycloak(#[from] KeycloakError),
     #[error("{doing} failed")]
     Api {
         doing: &'static str,
@@ -88,7 +86,7 @@ impl RegistrationError {
 
     fn keycloak(&self) -> Option<KeycloakErrorKind> {
         match self {
-            Self::Keycloak(error) | Self::Connection(ConnectionError::Keycloak(error)) => Some(error.kind()),
+            Self::Connection(ConnectionError::Keycloak(error)) => Some(error.kind()),
             _ => None,
         }
     }
@@ -96,9 +94,7 @@ impl RegistrationError {
     /// For metrics.
     fn outcome(&self) -> &'static str {
         match self {
-            Self::Keycloak(_) | Self::Connection(ConnectionError::Keycloak(_)) => {
-                self.keycloak().map_or("rejected", KeycloakErrorKind::label)
-            }
+            Self::Connection(ConnectionError::Keycloak(error)) => error.kind().label(),
             Self::Connection(_) => "credentials",
             Self::Taken { .. } | Self::Predecessor { .. } => "secret_taken",
             Self::Api { .. } | Self::Object(_) => "api_server",
@@ -139,6 +135,9 @@ impl Registrar {
     /// reconciled by `queue`. None when this operator registers no clients.
     pub fn new(context: Arc<Context>, queue: Arc<Queue>, rng: SharedRng) -> Option<Self> {
         let settings = context.registrations.settings()?.clone();
+        for warning in settings.warnings() {
+            tracing::warn!("{warning}");
+        }
         let connection = Connection::new(settings.clone(), Arc::clone(&context.clock));
         Some(Self { context, queue, rng, settings, connection })
     }
@@ -231,8 +230,7 @@ impl Registrar {
             Some(Whose::Predecessors) => return Err(RegistrationError::Predecessor { name: name() }),
             Some(Whose::Ours) | None => {}
         }
-        let keycloak = self.connection.keycloak().await?;
-        let registered = keycloak.ensure_client(&spec).await?;
+        let registered = self.connection.ensure(&spec).await?;
         // Of another client the Secret says nothing.
         let before = live.as_ref().and_then(|live| Some((live.client_id()?, live.created())));
         let same = before.as_ref().is_some_and(|(id, _)| *id == spec.client_id);
@@ -255,8 +253,8 @@ impl Registrar {
         if let Some((id, created)) = before.filter(|_| !same) {
             self.remove(key, &id, created).await?;
         }
-        let warnings = registered.warnings.iter().map(|text| shown(text, MAX_REASON)).collect();
-        Ok(Done::Registered(warnings))
+        let warnings = self.settings.warnings().into_iter().chain(registered.warnings);
+        Ok(Done::Registered(warnings.map(|text| shown(&text, MAX_REASON)).collect()))
     }
 
     /// Removes the client unless somebody else uses it, then the Secret, then the finalizer.
@@ -299,7 +297,7 @@ impl Registrar {
         if self.is_used(&key.namespace, account) {
             return Ok(());
         }
-        let removed = self.connection.keycloak().await?.remove(&self.spec(key, account)).await?;
+        let removed = self.connection.remove(&self.with_scope(key, account)).await?;
         self.context.registrations.unmade(client_id);
         if removed {
             self.context.metrics.registration("deleted");
@@ -336,10 +334,22 @@ impl Registrar {
 
     /// The client as it is to be. It is called by its server, or by the account when servers share one.
     fn spec(&self, key: &Key, account: &str) -> ClientSpec {
+        let mut spec = self.with_scope(key, account);
+        spec.audience_scope = spec.audience_scope.filter(|_| self.settings.audience_scope);
+        // Whoever names an account that is not his server's own gets no client that somebody else made.
+        spec.adopt = account == backend_account(&key.name);
+        spec
+    }
+
+    /// The client with its scope, which one that goes may have from other times, or from a sidecar.
+    fn with_scope(&self, key: &Key, account: &str) -> ClientSpec {
         let name = if account == backend_account(&key.name) { &key.name } else { account };
         let name = format!("{}/{name}", key.namespace);
         let mut spec = ClientSpec::new(self.client_id(&key.namespace, account));
-        spec.audience_scope = self.settings.audience_scope.then(|| AudienceScope::of(&name, Vec::new()));
+        let mut scope = AudienceScope::of(&name, Vec::new());
+        // There are no other clients here that it could be given to.
+        scope.realm_default = true;
+        spec.audience_scope = Some(scope);
         spec.name = Some(name);
         spec
     }

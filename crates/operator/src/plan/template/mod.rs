@@ -3,6 +3,8 @@
 mod merge;
 mod reserved;
 
+use std::collections::HashSet;
+
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value};
 use skep_api::address::is_api_server;
@@ -17,11 +19,13 @@ pub(super) use self::reserved::{our_path, plain};
 use super::findings::Findings;
 use super::server::is_backend_label;
 use super::workload::{pod_annotation, privileged};
-use crate::sidecars::is_read_only_socket;
+use crate::sidecars::ReadOnlySocket;
 
 const INVALID: &str = "InvalidPodTemplateSpec";
 const CONDITION: &str = "PodTemplateValid";
 const AT: &str = "spec.podTemplateSpec";
+/// Entries that any one list of a template may have. No pod has as many of anything.
+const MAX_ENTRIES: usize = 1000;
 
 /// Whose pods a template changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,16 +47,25 @@ pub(super) fn mounted(template: Option<&Value>) -> Vec<String> {
 pub(super) fn check(template: Option<&Value>, pod: Pod, findings: &mut Findings<'_>) {
     let Some(template) = template else { return };
     let errors = findings.errors();
-    shape(template, findings);
+    if let Some((path, entries)) = too_long(template, AT) {
+        let message = format!("This list has {entries} entries, and may have {MAX_ENTRIES}. Say less.");
+        findings.error(path, INVALID, message);
+        return verdict(true, findings);
+    }
+    shape(template, pod, findings);
     whole(template, findings);
     let spec = template.get("spec").unwrap_or(&Value::Null);
+    // What merges the template of a server does not have to be us, and may know no directives: what is to be
+    // deleted may be put in.
+    let is_gone = |entry: &Value| pod == Pod::Proxy && is_gone(entry);
+    let socket = ReadOnlySocket::of(spec, &findings.world.settings.workload_api_folder);
     for (index, volume) in items(spec, "volumes") {
         let at = format!("{AT}.spec.volumes[{index}]");
         if pod == Pod::Proxy {
             our_volume(&at, volume, findings);
         }
         let from_node = !is_gone(volume) && volume.get("hostPath").is_some_and(|path| !path.is_null());
-        if from_node && !is_read_only_socket(spec, volume, &findings.world.settings.workload_api_folder) {
+        if from_node && !socket.is(volume) {
             privileged(&format!("{at}.hostPath"), "mounts a directory of the node", findings);
         }
     }
@@ -106,12 +119,15 @@ pub(super) fn survives(ours: &Value, merged: &Value, findings: &mut Findings<'_>
 pub(super) fn tokens(template: Option<&Value>, sent: &[&str], findings: &mut Findings<'_>) {
     let Some(spec) = template.and_then(|template| template.get("spec")) else { return };
     let errors = findings.errors();
+    let files: Vec<String> = sent.iter().map(|file| plain(file)).collect();
+    let volumes_read: HashSet<&str> = mounts(template)
+        .filter_map(|mount| Some((mount.get("name")?.as_str()?, plain(mount.get("mountPath")?.as_str()?))))
+        .filter(|(_, path)| files.iter().any(|file| lies_under(file, path)))
+        .map(|(name, _)| name)
+        .collect();
     for (index, volume) in items(spec, "volumes") {
         let name = volume.get("name").and_then(Value::as_str).unwrap_or_default();
-        let read = mounts(template)
-            .filter(|mount| mount.get("name").and_then(Value::as_str) == Some(name))
-            .filter_map(|mount| mount.get("mountPath").and_then(Value::as_str))
-            .any(|path| sent.iter().any(|file| lies_under(&plain(file), &plain(path))));
+        let read = volumes_read.contains(name);
         let projected = volume.get("projected").unwrap_or(&Value::Null);
         for (source, token) in items(projected, "sources") {
             let token = token.get("serviceAccountToken").filter(|token| !token.is_null());
@@ -144,9 +160,40 @@ fn verdict(refused: bool, findings: &mut Findings<'_>) {
     }
 }
 
+/// The first list with too many entries: its path, and how many.
+fn too_long(value: &Value, at: &str) -> Option<(String, usize)> {
+    match value {
+        Value::Object(map) => map.iter().find_map(|(key, inside)| too_long(inside, &format!("{at}.{key}"))),
+        Value::Array(items) if items.len() > MAX_ENTRIES => Some((at.to_owned(), items.len())),
+        Value::Array(items) => {
+            let mut items = items.iter().enumerate();
+            items.find_map(|(index, inside)| too_long(inside, &format!("{at}[{index}]")))
+        }
+        _ => None,
+    }
+}
+
+/// Judges a pod template of a server whose sidecars hold what the server itself must not have.
+pub(super) fn shares_processes(template: Option<&Value>, findings: &mut Findings<'_>) {
+    if template.and_then(|template| template.pointer("/spec/shareProcessNamespace"))
+        != Some(&Value::Bool(true))
+    {
+        return;
+    }
+    let errors = findings.errors();
+    privileged(
+        &format!("{AT}.spec.shareProcessNamespace"),
+        "lets the other containers read the variables and files of the sidecar that registers the client",
+        findings,
+    );
+    if findings.errors() > errors {
+        verdict(true, findings);
+    }
+}
+
 /// Judges whether it is a pod template at all.
-fn shape(template: &Value, findings: &mut Findings<'_>) {
-    let reading = typed::<PodTemplateSpec>(&in_place(template));
+fn shape(template: &Value, pod: Pod, findings: &mut Findings<'_>) {
+    let reading = typed::<PodTemplateSpec>(&in_place(template, pod == Pod::Proxy));
     if let Err(misfit) = reading.value {
         findings.error(join(AT, &misfit.path), INVALID, misfit.message);
     }

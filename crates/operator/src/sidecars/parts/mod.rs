@@ -31,6 +31,8 @@ pub(super) struct Subject<'a> {
     pub(super) root: bool,
     /// The sidecars become init containers that go on running.
     pub(super) native: bool,
+    /// The port that the registration would answer on is another container's.
+    pub(super) port_taken: bool,
 }
 
 /// Everything that is injected, in order.

@@ -1,6 +1,10 @@
 # Registers this pod's identity as a client of Keycloak, and stays.
 umask 027
-trap 'kill "$!" 2>/dev/null; exit 0' TERM INT
+# Where the MCP server waits for this container, it waits for that file: until there is a client, or for a bounded
+# time, since without Keycloak a server without a client is better than none.
+started() { touch /shared/.started-once; }
+(trap 'kill "$!" 2>/dev/null; exit' TERM; sleep 120 & wait "$!"; started) & timer=$!
+trap 'kill "$timer" "$!" 2>/dev/null; exit 0' TERM INT
 pause() { sleep "$1" & wait "$!"; }
 say() { echo "client registration: $*" >&2; }
 missing=
@@ -9,6 +13,7 @@ for name in KEYCLOAK_URL KEYCLOAK_REALM KEYCLOAK_ADMIN_USERNAME KEYCLOAK_ADMIN_P
   [ -n "$value" ] || missing="$missing $name"
 done
 if [ -n "$missing" ]; then
+  started
   # The pod goes on without a client. Once in a while the container starts again, with what is set then.
   for minute in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
     say "no client is registered, because these are not set:$missing"
@@ -34,9 +39,14 @@ register() {
     keep /shared/client-secret.txt < /shared/secret.txt
   fi
 }
+# Longer and longer, so that a wrong password does not lock the administrator out.
+delay=5
 until register; do
-  say "not registered; trying again"
-  pause 5
+  say "not registered; trying again in $delay s"
+  pause "$delay"
+  delay=$((delay * 2))
+  [ "$delay" -le 300 ] || delay=300
 done
+started
 say "registered"
 while :; do pause 60; done

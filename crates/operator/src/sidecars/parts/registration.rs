@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::names::{
     ADMIN_SECRET, CLIENT_REGISTRATION, ENVIRONMENTS, KEYCLOAK_ADMIN_PASSWORD, KEYCLOAK_ADMIN_USERNAME,
-    KEYCLOAK_REALM, KEYCLOAK_URL, REGISTRATION_DIR, REGISTRATION_SECRET, REGISTRATION_STATE_DIR,
-    REGISTRATION_STATE_VOLUME, SHARED_DIR, SHARED_VOLUME, SVID_DIR, SVID_VOLUME,
+    KEYCLOAK_REALM, KEYCLOAK_URL, REGISTRATION_DIR, REGISTRATION_PORT, REGISTRATION_SECRET,
+    REGISTRATION_STATE_DIR, REGISTRATION_STATE_VOLUME, SHARED_DIR, SHARED_VOLUME, SVID_DIR, SVID_VOLUME,
 };
 use super::super::prerequisites::Login;
 use super::super::settings::{Policy, SidecarMode};
@@ -13,10 +13,8 @@ use super::{JWT_BUNDLE_FILE, Subject, add, resources, security};
 
 /// What the published image runs: it has the program that registers, and a shell.
 const SCRIPT: &str = include_str!("register.sh");
-/// Where the built-in registration answers whether it is ready.
-const HEALTH_PORT: u16 = 8082;
-/// Until mcp's start, a registration that does not come about is tried this often, every two seconds, before its
-/// container is started again.
+/// A registration says that the server may start when there is a client, or after two minutes. One that does not
+/// even say that is started again after so many questions, one every two seconds.
 const TRIES: u32 = 300;
 
 /// The container of one pod.
@@ -37,18 +35,32 @@ pub(super) fn container(subject: &Subject<'_>, policy: &Policy, login: Login) ->
         "volumeMounts": mounts(policy.mode),
     });
     if subject.native {
-        let mut probe = match policy.mode {
+        let probe = match policy.mode {
             SidecarMode::External => {
-                json!({"exec": {"command": ["test", "-s", "/shared/client-secret.txt"]}})
+                Some(json!({"exec": {"command": ["test", "-e", "/shared/.started-once"]}}))
             }
-            SidecarMode::Builtin => json!({"httpGet": {"path": "/readyz", "port": HEALTH_PORT}}),
+            SidecarMode::Builtin if subject.port_taken => None,
+            SidecarMode::Builtin => {
+                Some(json!({"httpGet": {"path": "/startupz", "port": REGISTRATION_PORT}}))
+            }
         };
-        add(&mut probe, "periodSeconds", json!(2));
-        add(&mut probe, "failureThreshold", json!(TRIES));
-        add(&mut container, "startupProbe", probe);
+        if let Some(mut probe) = probe {
+            add(&mut probe, "periodSeconds", json!(2));
+            add(&mut probe, "failureThreshold", json!(TRIES));
+            add(&mut container, "startupProbe", probe);
+        }
         add(&mut container, "restartPolicy", json!("Always"));
     }
     container
+}
+
+/// Where a built-in registration answers: to the node only where that asks, and nowhere when its port is taken.
+fn health_address(subject: &Subject<'_>) -> String {
+    match (subject.port_taken, subject.native) {
+        (true, _) => "0".to_owned(),
+        (false, true) => format!(":{REGISTRATION_PORT}"),
+        (false, false) => format!("127.0.0.1:{REGISTRATION_PORT}"),
+    }
 }
 
 fn env(subject: &Subject<'_>, mode: SidecarMode, login: Login) -> Vec<Value> {
@@ -57,7 +69,7 @@ fn env(subject: &Subject<'_>, mode: SidecarMode, login: Login) -> Vec<Value> {
     let says = |name: &str, value: &str| json!({"name": name, "value": value});
     let place = match login {
         Login::AdminSecret => Some(("secretKeyRef", ADMIN_SECRET)),
-        Login::AdminConfigMap => Some(("configMapKeyRef", ENVIRONMENTS)),
+        Login::AdminConfigMap | Login::AdminConfigMapLater => Some(("configMapKeyRef", ENVIRONMENTS)),
         Login::RegistrationSecret | Login::Nothing => None,
     };
     let mut env: Vec<Value> =
@@ -78,7 +90,12 @@ fn env(subject: &Subject<'_>, mode: SidecarMode, login: Login) -> Vec<Value> {
             says("READY_FILE", "/shared/ready"),
             says("CREDENTIALS_DIR", REGISTRATION_DIR),
             says("STATE_DIR", REGISTRATION_STATE_DIR),
+            says("HEALTH_ADDRESS", &health_address(subject)),
         ]),
+    }
+    if mode == SidecarMode::Builtin && subject.native {
+        // It ends after the server, so the server needs no time any more.
+        env.push(says("DEREGISTER_DELAY_SECONDS", "0"));
     }
     env
 }
@@ -108,6 +125,7 @@ mod tests {
     const INTERPRETER: &str = r#"#!/bin/sh
 if [ "$1" = -c ]; then printf 'spiffe://example.org/ns/a/sa/b'; exit 0; fi
 echo "$KEYCLOAK_ADMIN_PASSWORD" >> "$ROOT/tries"
+if [ -e "$ROOT/gone" ]; then exit 1; fi
 if [ -e "$ROOT/down" ]; then rm "$ROOT/down"; exit 1; fi
 printf "$SECRET" > "$ROOT/shared/$FILE"
 "#;
@@ -133,11 +151,14 @@ printf "$SECRET" > "$ROOT/shared/$FILE"
         }
 
         fn start(&self, file: &str, secret: &str, password: &str) -> Child {
+            self.run(&SCRIPT.replace("delay=5", "delay=0"), file, secret, password)
+        }
+
+        fn run(&self, script: &str, file: &str, secret: &str, password: &str) -> Child {
             let root = self.folder.path().to_str().unwrap();
-            let script = SCRIPT
+            let script = script
                 .replace("/opt/", &format!("{root}/opt/"))
-                .replace("/shared/", &format!("{root}/shared/"))
-                .replace("pause 5", "pause 0.05");
+                .replace("/shared/", &format!("{root}/shared/"));
             Command::new("/bin/sh")
                 .args(["-c", &script])
                 .env("PATH", format!("{root}/bin:/usr/bin:/bin"))
@@ -179,6 +200,8 @@ printf "$SECRET" > "$ROOT/shared/$FILE"
             for file in ["client-secret.txt", "secret.txt"] {
                 read_when(&image.path("shared").join(file), |text| text == "first");
             }
+            let start = image.path("shared/.started-once");
+            read_when(&start, |_| start.exists());
             let id = image.path("shared/client-id.txt");
             read_when(&id, |text| text == "spiffe://example.org/ns/a/sa/b");
             assert_eq!(std::fs::metadata(&id).unwrap().permissions().mode() & 0o777, 0o640);
@@ -194,12 +217,53 @@ printf "$SECRET" > "$ROOT/shared/$FILE"
         }
     }
 
+    /// Stands in for `sleep`: writes down how long it was to be, and takes no time; but two minutes are over when
+    /// the test says so.
+    const SLEEP: &str = r#"#!/bin/sh
+if [ "$1" = 120 ]; then until [ -e "$ROOT/late" ]; do /bin/sleep 0.01; done; exit 0; fi
+echo "$1" >> "$ROOT/slept"
+"#;
+
+    #[test]
+    fn a_registration_that_fails_is_tried_less_and_less_and_the_server_starts_all_the_same() {
+        let image = Image::new();
+        let program = image.path("bin/sleep");
+        std::fs::write(&program, SLEEP).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(image.path("gone"), "").unwrap();
+        std::fs::write(image.path("opt/jwt_svid.token"), "a.b.c").unwrap();
+        let child = image.run(SCRIPT, "secret.txt", "x", "wrong");
+        let slept = read_when(&image.path("slept"), |text| text.lines().count() > 8);
+        let slept: Vec<&str> = slept.lines().take(9).collect();
+        assert_eq!(slept, ["5", "10", "20", "40", "80", "160", "300", "300", "300"]);
+        let start = image.path("shared/.started-once");
+        assert!(!start.exists());
+        std::fs::write(image.path("late"), "").unwrap();
+        read_when(&start, |_| start.exists());
+        assert_eq!(stop(child), Some(0));
+    }
+
+    #[test]
+    fn a_server_does_not_wait_for_ever_for_an_identity() {
+        let image = Image::new();
+        let program = image.path("bin/sleep");
+        std::fs::write(&program, SLEEP).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(image.path("late"), "").unwrap();
+        let child = image.run(SCRIPT, "secret.txt", "x", "p");
+        let start = image.path("shared/.started-once");
+        read_when(&start, |_| start.exists());
+        assert!(!image.path("tries").exists());
+        assert_eq!(stop(child), Some(0));
+    }
+
     #[test]
     fn the_published_image_says_what_it_lacks() {
         let image = Image::new();
         let child = image.start("secret.txt", "x", "");
         let log = read_when(&image.path("log"), |log| log.ends_with('\n'));
         assert!(log.ends_with("not set: KEYCLOAK_ADMIN_PASSWORD\n"), "{log}");
+        assert!(image.path("shared/.started-once").exists(), "the server waits for what can't be");
         assert_eq!(stop(child), Some(0));
         assert!(!image.path("tries").exists());
     }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde_json::json;
-use skep_api::crd::Kind;
+use serde_json::{Value, json};
+use skep_api::crd::{Kind, canonical};
+use skep_operator::sidecars::{Registration, SidecarMode};
 use skep_operator::webhook::settings::AccessReviews;
 
-use super::setup::{Setup, message, object, server, settings, warnings};
+use super::setup::{MUTATE, Setup, message, object, server, settings, validate_path, warnings};
 
 fn access(asked: &[String]) -> Vec<&str> {
     asked.iter().filter(|asked| !asked.starts_with('/')).map(String::as_str).collect()
@@ -163,6 +164,169 @@ async fn secrets_that_only_a_config_map_names_are_asked_about_too() {
         message(&answer).contains("spec.oidcConfig.configMap: `alice` may not get secrets `hidden`"),
         "{answer}"
     );
+}
+
+/// A server that says of a container and a volume of its author's that they were injected.
+fn forged(container: &str, volume: &str) -> Value {
+    let own = json!({"name": container, "image": "thief", "env": [
+        {"name": "P", "valueFrom": {"secretKeyRef": {"name": "keycloak-admin-secret", "key": "k"}}},
+    ]});
+    let mounted = json!({"name": volume, "secret": {"secretName": "other"}});
+    let hash = |value: &Value| canonical::digest(value)[..16].to_owned();
+    let mut server = server(
+        "s",
+        &json!({"podTemplateSpec": {"spec": {"containers": [own.clone()], "volumes": [mounted.clone()]}}}),
+    );
+    let annotation = json!({
+        "version": 1, "containers": {container: hash(&own)}, "volumes": {volume: hash(&mounted)},
+        "made": ["podTemplateSpec", "spec", "containers", "volumes"],
+    });
+    server["metadata"]["annotations"] = json!({"skep.dev/injection": annotation.to_string()});
+    server
+}
+
+#[tokio::test]
+async fn an_author_who_says_that_his_containers_were_injected_is_not_believed() {
+    for (container, volume) in [("mine", "mine"), ("spiffe-helper", "shared-data")] {
+        for secret in ["keycloak-admin-secret", "other"] {
+            let setup = Setup::new();
+            setup.api.refused.lock().unwrap().push(format!("get secrets {secret}"));
+            let manifest = forged(container, volume);
+            let refused = format!("may not get secrets `{secret}`");
+            let answer = setup.create(&manifest).await;
+            assert!(message(&answer).contains(&refused), "{answer}");
+            // Nor is such an update one that leaves the spec as it is.
+            let answer = setup.update(&server("s", &json!({})), &manifest).await;
+            assert!(message(&answer).contains(&refused), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_mount_of_a_volume_that_is_injected_later_asks_for_its_secret() {
+    let mut settings = settings();
+    settings.policy.default_on = true;
+    settings.policy.mode = SidecarMode::Builtin;
+    settings.policy.registration = Registration::Pod;
+    let setup = Setup::with(&settings);
+    setup.api.refused.lock().unwrap().push("get secrets keycloak-registration".to_owned());
+    let mounts = json!([{"name": "keycloak-registration", "mountPath": "/x"}]);
+    let manifest = |list: &str, name: &str| {
+        server(
+            "s",
+            &json!({"podTemplateSpec": {"spec": {list: [{"name": name, "image": "i", "volumeMounts": mounts}]}}}),
+        )
+    };
+    for manifest in [
+        manifest("containers", "mcp"),
+        manifest("initContainers", "first"),
+        manifest("containers", "kagenti-client-registration"),
+    ] {
+        for object in [manifest.clone(), setup.mutate(MUTATE, &manifest).await.0] {
+            let answer = setup.create(&object).await;
+            assert_eq!(answer["status"]["code"], 403, "{answer}");
+            assert!(message(&answer).contains("may not get secrets `keycloak-registration`"), "{answer}");
+        }
+    }
+    // What is injected by itself asks nobody.
+    let (injected, _) = setup.mutate(MUTATE, &server("s", &json!({}))).await;
+    assert!(injected.to_string().contains("keycloak-registration"));
+    assert_eq!(setup.create(&injected).await["allowed"], true);
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_secrets_that_he_may_not_read() {
+    let oidc = json!({"issuer": "https://idp.example.com", "audience": "a", "clientId": "c",
+        "introspectionUrl": "https://idp.example.com/i", "clientSecretRef": {"name": "hidden", "key": "k"}});
+    let manifest = server(
+        "s",
+        &json!({
+            "authMode": null, "oidcConfig": {"type": "inline", "inline": oidc},
+            "sessionStorage": {"provider": "redis", "address": "redis:6379", "passwordRef": {"name": "open", "key": "k"}},
+        }),
+    );
+    let mut answers = Vec::new();
+    for there in [None, Some(json!({})), Some(json!({"k": ""}))] {
+        let mut settings = settings();
+        settings.access_reviews = AccessReviews::Warn;
+        let setup = Setup::with(&settings);
+        if let Some(data) = &there {
+            setup.secret("hidden", data);
+        }
+        setup.api.refused.lock().unwrap().push("get secrets hidden".to_owned());
+        let created = setup.create(&manifest).await;
+        let told = warnings(&created).join("\n");
+        assert!(told.contains("The Secret `open` does not exist"), "{told}");
+        assert!(told.contains("may not get secrets `hidden`"), "{told}");
+        // Where nobody is asked for more, because the spec stays as it is, the same holds.
+        let updated = setup.update(&manifest, &manifest).await;
+        assert!(warnings(&updated).join("\n").contains("The Secret `open` does not exist"), "{updated}");
+        answers.push((created, updated));
+    }
+    assert_eq!(answers[0], answers[1]);
+    assert_eq!(answers[0], answers[2]);
+}
+
+#[tokio::test]
+async fn nobody_is_told_what_a_config_map_holds() {
+    let cedar = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(hunter2);"], "entities_json": "[hunter2]"}});
+    let claims = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(principal, action, resource);"], "entities_json": "[]", "group_entity_type": "hunter2 hunter2"}});
+    let oidc = json!({"issuer": "hunter2", "audience": "a", "jwksUrl": "http://hunter2.example.com/", "resourceUrl": "hunter2",
+        "requiredScopes": ["hunter2 x"], "scopeMap": {"hunter2 y": "z"}, "allowedAlgorithms": ["hunter2"], "clockSkew": "hunter2"});
+    for (field, key, text) in [
+        ("authzConfig", "authz.json", "hunter2: [".to_owned()),
+        ("authzConfig", "authz.json", "*hunter2".to_owned()),
+        ("authzConfig", "authz.json", "hunter2".to_owned()),
+        (
+            "authzConfig",
+            "authz.json",
+            json!({"version": "1.0", "type": "cedarv1", "cedar": "hunter2"}).to_string(),
+        ),
+        ("authzConfig", "authz.json", json!({"version": "1.0", "type": "hunter2"}).to_string()),
+        ("authzConfig", "authz.json", cedar.to_string()),
+        ("authzConfig", "authz.json", claims.to_string()),
+        ("oidcConfig", "oidc.json", "*hunter2".to_owned()),
+        ("oidcConfig", "oidc.json", "hunter2".to_owned()),
+        ("oidcConfig", "oidc.json", json!({"issuer": ["hunter2"], "requiredScopes": "hunter2"}).to_string()),
+        ("oidcConfig", "oidc.json", oidc.to_string()),
+    ] {
+        let setup = Setup::new();
+        setup.config_map("secretive", &json!({key: text}));
+        let mut manifest =
+            server("s", &json!({field: {"type": "configMap", "configMap": {"name": "secretive"}}}));
+        if field == "oidcConfig" {
+            manifest["spec"]["authMode"] = Value::Null;
+        }
+        let answer = setup.create(&manifest).await;
+        assert_eq!(answer["allowed"], false, "{text}");
+        let path = format!("spec.{field}.");
+        assert!(message(&answer).contains(&path), "{text}: {answer}");
+        assert!(!answer.to_string().contains("hunter2"), "{text}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_reviews_together_ask_a_bounded_number_of_questions_at_a_time() {
+    let setup = std::sync::Arc::new(Setup::new());
+    setup.api.silent.lock().unwrap().push("/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned());
+    let manifest = server("s", &json!({}));
+    let mut open = Vec::new();
+    for index in 0..150 {
+        let (setup, manifest) = (std::sync::Arc::clone(&setup), manifest.clone());
+        open.push(tokio::spawn(async move {
+            let user = json!({"username": format!("u{index}")});
+            let request = json!({"object": manifest, "userInfo": user});
+            setup.review(&validate_path(&manifest), request).await
+        }));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(setup.api.take_asked().len(), 64);
+    for one in open {
+        assert_eq!(one.await.unwrap()["status"]["code"], 500);
+    }
+    // Their turns are over.
+    setup.api.silent.lock().unwrap().clear();
+    assert_eq!(setup.create(&manifest).await["allowed"], true);
 }
 
 #[tokio::test]

@@ -1,9 +1,17 @@
 //! What is no review, and what an answer looks like.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{StreamExt as _, once, pending};
 use http::Request;
-use http_body_util::Full;
+use http_body_util::{Full, StreamBody};
+use hyper::body::Frame;
 use serde_json::{Value, json};
 use skep_api::crd::Kind;
+
+use skep_operator::webhook::server::MAX_BODY;
 
 use super::setup::{MUTATE, NAMESPACE, Setup, message, object, patched, post, server, settings, warnings};
 
@@ -73,13 +81,83 @@ async fn a_review_that_is_too_large_is_refused_before_and_while_it_is_read() {
     let setup = Setup::new();
     let said = Request::post(VALIDATE)
         .header("content-type", "application/json")
-        .header("content-length", (8 * 1024 * 1024 + 1).to_string())
+        .header("content-length", (MAX_BODY + 1).to_string())
         .body(Full::default())
         .unwrap();
     assert_eq!(setup.send(said).await.0, 413);
-    let text = "x".repeat(8 * 1024 * 1024);
+    let text = "x".repeat(MAX_BODY);
     let (code, body) = setup.send(post(VALIDATE, &review(&json!({"uid": text})))).await;
     assert_eq!((code, body["reason"].as_str().unwrap()), (413, "RequestEntityTooLarge"));
+}
+
+#[tokio::test]
+async fn a_review_that_stands_for_too_much_is_refused_before_it_is_built() {
+    let setup = Setup::new();
+    let of = |object: &str| {
+        let text = review(&json!({"uid": "u", "operation": "CREATE", "object": "(here)"})).to_string();
+        Request::post(VALIDATE)
+            .header("content-type", "application/json")
+            .body(Full::new(text.replace("\"(here)\"", object).into_bytes().into()))
+            .unwrap()
+    };
+    let zeros = |count: usize| format!("{{\"x\":[{}0]}}", "0,".repeat(count - 1));
+    let deep = |depth: usize| format!("{{\"x\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    for (object, code, says) in [
+        (zeros(1_000_000), 413, "at most 100000 values"),
+        (zeros(50_000), 200, ""),
+        (deep(100), 400, "at most 68 levels deep"),
+        (deep(60), 200, ""),
+    ] {
+        let (found, body) = setup.send(of(&object)).await;
+        assert_eq!(found, code, "{body}");
+        assert!(code == 200 || body["message"].as_str().unwrap().contains(says), "{body}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reviews_that_never_end_hold_a_bounded_memory_for_a_bounded_time() {
+    let setup = Setup::new();
+    let stalled = || {
+        let server = Arc::clone(&setup.server);
+        tokio::spawn(async move {
+            let begun =
+                once(std::future::ready(Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b' '; MAX_BODY])))));
+            let body = StreamBody::new(begun.chain(pending()));
+            let request =
+                Request::post(VALIDATE).header("content-type", "application/json").body(body).unwrap();
+            server.answer(request).await.status().as_u16()
+        })
+    };
+    let small = review(&json!({"uid": "u", "operation": "DELETE"}));
+    let one = stalled();
+    tokio::task::yield_now().await;
+    assert_eq!(setup.send(post(VALIDATE, &small)).await.0, 200, "there is room beside one");
+    let mut all: Vec<_> = (0..5).map(|_| stalled()).collect();
+    all.push(one);
+    tokio::task::yield_now().await;
+    let (code, body) = setup.send(post(VALIDATE, &small)).await;
+    assert_eq!((code, body["reason"].as_str().unwrap()), (429, "TooManyRequests"));
+    let mut codes = Vec::new();
+    for one in all {
+        codes.push(one.await.unwrap());
+    }
+    assert!(codes.iter().all(|code| matches!(code, 408 | 429)) && codes.contains(&408), "{codes:?}");
+    assert_eq!(setup.send(post(VALIDATE, &small)).await.0, 200, "they are gone");
+}
+
+#[tokio::test]
+async fn null_is_nothing_wherever_go_writes_it() {
+    let setup = Setup::new();
+    for user in [
+        json!(null),
+        json!({"username": "alice", "uid": null, "groups": null, "extra": null}),
+        json!({"username": "alice", "groups": [], "extra": {"scopes": null, "more": ["x"]}}),
+    ] {
+        let request = json!({"object": server("s", &json!({})), "userInfo": user, "subResource": null});
+        let answer = setup.review("/validate-toolhive-stacklok-dev-v1beta1-mcpserver", request).await;
+        assert_eq!(answer["allowed"], true, "{user}: {answer}");
+    }
+    assert_eq!(setup.api.review.lock().unwrap()["spec"]["extra"], json!({"scopes": [], "more": ["x"]}));
 }
 
 #[tokio::test]
@@ -187,6 +265,21 @@ async fn before_the_caches_are_filled_nothing_is_decided() {
     let answer = setup.create(&server("s", &json!({}))).await;
     assert_eq!((answer["allowed"].as_bool(), answer["status"]["code"].as_u64()), (Some(false), Some(503)));
     assert!(message(&answer).contains("try again"));
+    let new = server("s", &json!({}));
+    assert_eq!(setup.review(MUTATE, json!({"object": new})).await["status"]["code"], 503);
+    // But labels and finalizers, and whatever is being deleted, are not held up.
+    let mut labelled = new.clone();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    let update = json!({"operation": "UPDATE", "object": labelled, "oldObject": new});
+    for path in [MUTATE, "/validate-toolhive-stacklok-dev-v1beta1-mcpserver"] {
+        let answer = setup.review(path, update.clone()).await;
+        assert_eq!((answer["allowed"].as_bool(), answer.get("patch")), (Some(true), None), "{path}");
+        assert!(warnings(&answer)[0].contains("the webhook is starting"), "{answer}");
+    }
+    let mut going = server("s", &json!({"image": "j"}));
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let update = json!({"operation": "UPDATE", "object": going, "oldObject": new});
+    assert_eq!(setup.review(MUTATE, update).await, json!({"uid": "u-1", "allowed": true}));
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 use skep_api::crd::Kind;
 use skep_operator::cluster::Resource;
+use skep_operator::plan::PodSidecars;
+use skep_operator::sidecars::{Registration, SidecarMode};
 use skep_operator::webhook::settings::{InjectionPoint, WebhookSettings};
 
-use super::setup::{Setup, server, settings};
+use super::setup::{Setup, server, settings, warnings};
 
 const PATH: &str = "/mutate--v1-pod";
 
@@ -43,6 +45,36 @@ async fn a_pod_of_a_server_gets_sidecars_as_its_server_says() {
     let (same, answer) = setup.mutate(PATH, &pod("s")).await;
     assert_eq!(same, pod("s"));
     assert_eq!(answer["auditAnnotations"]["injection"], "false: object-annotation");
+}
+
+#[tokio::test]
+async fn a_server_whose_sidecars_come_with_its_pods_is_told_what_they_lack() {
+    let mut settings = of_pods();
+    settings.plan.sidecars =
+        Some(PodSidecars { default_on: true, mode: SidecarMode::Builtin, registration: Registration::Pod });
+    let setup = Setup::with(&settings);
+    let told = |answer: &Value| {
+        assert_eq!(answer["allowed"], true, "{answer}");
+        warnings(answer).join("\n")
+    };
+    let lacks = told(&setup.create(&server("s", &json!({}))).await);
+    for name in ["spiffe-helper-config", "environments", "keycloak-registration"] {
+        assert!(lacks.contains(name), "{name}: {lacks}");
+    }
+    // Where the namespace says that there are none, they lack nothing.
+    setup.namespace(json!({}), json!({"kagenti.dev/inject": "false"}));
+    let lacks = told(&setup.create(&server("s", &json!({}))).await);
+    assert!(!lacks.contains("environments"), "{lacks}");
+    setup.namespace(json!({}), json!({}));
+    // What is there is seen.
+    setup.config_map("spiffe-helper-config", &json!({"helper.conf": "x"}));
+    setup.config_map(
+        "environments",
+        &json!({"KEYCLOAK_URL": "https://keycloak.example.com", "KEYCLOAK_REALM": "r"}),
+    );
+    setup.secret("keycloak-registration", &json!({"initial-access-token": ""}));
+    let lacks = told(&setup.create(&server("s", &json!({}))).await);
+    assert!(!lacks.contains("does not exist") && !lacks.contains("has no key"), "{lacks}");
 }
 
 #[tokio::test]

@@ -57,6 +57,29 @@ async fn what_is_being_deleted_stays_as_it_is() {
 }
 
 #[tokio::test]
+async fn what_can_not_be_looked_up_holds_up_no_finalizer_and_no_label() {
+    let setup = injects();
+    let path = "/api/v1/namespaces/ns/configmaps/environments";
+    setup.api.failing.lock().unwrap().insert(path.to_owned(), 500);
+    let old = server("s", &json!({}));
+    let mut new = old.clone();
+    new["metadata"]["finalizers"] = json!(["x.example.com/y"]);
+    let update = |new: &Value| json!({"operation": "UPDATE", "object": new, "oldObject": old});
+    let answer = setup.review(MUTATE, update(&new)).await;
+    assert_eq!((answer["allowed"].as_bool(), answer.get("patch")), (Some(true), None), "{answer}");
+    assert!(warnings(&answer)[0].starts_with("sidecars were left as they are: the ConfigMap"), "{answer}");
+    // A change of what is decided here is not let in undecided.
+    let mut spec = new.clone();
+    spec["spec"]["image"] = "j".into();
+    let mut switched = new.clone();
+    switched["metadata"]["annotations"] = json!({"kagenti.dev/inject": "true"});
+    for changed in [spec, switched] {
+        assert_eq!(setup.review(MUTATE, update(&changed)).await["status"]["code"], 500);
+    }
+    assert_eq!(setup.review(MUTATE, json!({"object": new})).await["status"]["code"], 500);
+}
+
+#[tokio::test]
 async fn labels_and_annotations_of_the_namespace_are_switches() {
     let setup = Setup::new();
     for (labels, annotations, why) in [

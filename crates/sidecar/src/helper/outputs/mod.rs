@@ -17,8 +17,9 @@ use tokio::task::JoinSet;
 use super::complaints::Complaints;
 use super::config::{HelperConfig, Target};
 use super::error::{Failure, HelperError};
-use super::files::{self, Content};
+use super::render::Content;
 use super::status::{Output, Status};
+use crate::files::{self, NewFile};
 
 /// What all tasks need.
 #[derive(Debug)]
@@ -125,8 +126,11 @@ impl Keeper {
 /// Writes files without holding up other tasks; true when one changed.
 async fn store(files: Vec<(Target, Content)>) -> Result<bool, Failure> {
     let writing = tokio::task::spawn_blocking(move || {
-        let borrowed: Vec<_> = files.iter().map(|(target, content)| (target, content)).collect();
-        files::replace(&borrowed)
+        let new: Vec<_> = files
+            .iter()
+            .map(|(target, content)| NewFile { path: &target.path, content, mode: target.mode.bits() })
+            .collect();
+        files::replace(&new)
     });
     match writing.await {
         Ok(written) => Ok(written?),

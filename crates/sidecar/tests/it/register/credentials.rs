@@ -1,5 +1,7 @@
 //! As whom the registration comes.
 
+use std::time::{Duration, Instant};
+
 use super::harness::{OTHER, Pod, REALM, SCOPE, WEATHER, eventually};
 
 #[tokio::test]
@@ -20,15 +22,23 @@ async fn credentials_are_waited_for_and_read_again() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_of_the_administrator_is_named() {
-    let mut pod = Pod::new().await;
-    pod.set("KEYCLOAK_ADMIN_PASSWORD", "hunter3");
+async fn a_wrong_password_locks_nobody_out_and_another_one_is_tried_at_once() {
+    let pod = Pod::with_secret(&[("username", "root"), ("password", "hunter3")]).await;
     let running = pod.start().await;
     running.waits_for("refuses the login of administrator").await;
+    running.waits_for("not tried again for 10 minutes").await;
     let (_, body) = running.get("/readyz").await;
     assert!(!body.contains("hunter3"), "{body}");
-    pod.keycloak.admin("root", "hunter3");
-    eventually("ready", async || running.ready().await).await;
+    for _ in 0..3 {
+        running.another_round().await;
+    }
+    // A new SVID changes nothing.
+    pod.write_svid(OTHER);
+    running.another_round().await;
+    assert_eq!(pod.logins(), 1);
+    pod.write_credentials(&[("password", "hunter2")]);
+    eventually("ready", async || running.ready().await && pod.has_credentials_of(OTHER)).await;
+    assert_eq!(pod.logins(), 2);
     running.end().await;
 }
 
@@ -135,4 +145,58 @@ async fn where_the_clients_token_cannot_be_kept_is_said() {
     assert!(pod.has_credentials_of(WEATHER));
     running.end().await;
     assert!(pod.keycloak.client(REALM, WEATHER).is_none(), "this process still had it");
+}
+
+#[tokio::test]
+async fn a_client_outlives_the_signal_to_end_for_as_long_as_the_server_may_need_it() {
+    let mut pod = Pod::with_secret(&[]).await;
+    pod.set("DEREGISTER_DELAY_SECONDS", "1");
+    let token = pod.keycloak.initial_access_token(REALM, 1, 0);
+    pod.write_credentials(&[("initial-access-token", &token)]);
+    let running = pod.start().await;
+    eventually("ready", async || running.ready().await).await;
+    let told = Instant::now();
+    running.end().await;
+    assert!(told.elapsed() >= Duration::from_secs(1), "{:?}", told.elapsed());
+    assert!(pod.keycloak.client(REALM, WEATHER).is_none());
+}
+
+#[tokio::test]
+async fn what_the_pod_was_before_goes_too() {
+    // Removing it fails at first.
+    let mut pod = Pod::new().await;
+    pod.set("DEREGISTER_ON_EXIT", "true");
+    let running = pod.start().await;
+    eventually("ready", async || running.ready().await).await;
+    pod.keycloak.refuse_method(Some("DELETE"));
+    pod.write_svid(OTHER);
+    eventually("the other's credentials", async || pod.has_credentials_of(OTHER)).await;
+    running.warns_of("which this pod was before").await;
+    running.another_round().await;
+    assert!(pod.keycloak.client(REALM, WEATHER).is_some());
+    pod.keycloak.refuse_method(None);
+    eventually("it is gone", async || pod.keycloak.client(REALM, WEATHER).is_none()).await;
+    eventually("nothing is wrong any more", async || !running.get("/readyz").await.1.contains("warnings"))
+        .await;
+
+    // The end comes before it could be removed.
+    pod.keycloak.refuse_method(Some("DELETE"));
+    pod.write_svid(WEATHER);
+    running.warns_of("which this pod was before").await;
+    pod.keycloak.refuse_method(None);
+    running.end().await;
+    assert_eq!(pod.keycloak.clients(REALM), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_the_pod_was_before_goes_also_when_it_became_nothing_else() {
+    let pod = Pod::with_secret(&[]).await;
+    let token = pod.keycloak.initial_access_token(REALM, 1, 0);
+    pod.write_credentials(&[("initial-access-token", &token)]);
+    let running = pod.start().await;
+    eventually("ready", async || running.ready().await).await;
+    pod.write_svid(OTHER);
+    running.waits_for("make a new one").await;
+    running.end().await;
+    assert_eq!(pod.keycloak.clients(REALM), Vec::<String>::new(), "nobody else could remove it");
 }

@@ -16,7 +16,7 @@ use skep_auth::spiffe::RetryTimes;
 use skep_runtime::clock::SystemClock;
 use skep_runtime::drain::{Drain, Phase};
 use skep_runtime::health::Readiness;
-use skep_sidecar::register::{Parts, Settings, run};
+use skep_sidecar::register::{Parts, Settings, idle, run};
 use skep_testkit::SeededRng;
 use skep_testkit::keycloak::FakeKeycloak;
 use skep_testkit::spire::{Entry, FakeAgent};
@@ -47,12 +47,15 @@ pub(crate) struct Pod {
     folder: tempfile::TempDir,
     pub(crate) env: BTreeMap<String, String>,
     pub(crate) interval: Duration,
+    /// How long one stays that does not know what to do.
+    pub(crate) patience: Duration,
 }
 
 /// A registration that runs.
 pub(crate) struct Running {
     drain: Drain,
-    task: JoinHandle<()>,
+    /// True when it has to start again.
+    task: JoinHandle<bool>,
     address: SocketAddr,
 }
 
@@ -81,9 +84,10 @@ impl Pod {
             ("JWT_SVID_FILE", at("opt/jwt_svid.token")),
             ("JWT_BUNDLE_FILE", at("opt/jwt_bundle.json")),
             ("STATE_DIR", at("state/registration")),
+            ("DEREGISTER_DELAY_SECONDS", "0".to_owned()),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value)).into();
-        Self { keycloak, agent, folder, env, interval: Duration::from_millis(50) }
+        Self { keycloak, agent, folder, env, interval: Duration::from_millis(50), patience: DEADLINE }
     }
 
     /// One that has its SVID.
@@ -132,10 +136,7 @@ impl Pod {
     }
 
     pub(crate) async fn start(&self) -> Running {
-        let mut settings = Settings::from_env(&self.env).unwrap();
-        settings.interval = self.interval;
-        settings.retry = RetryTimes { first: Duration::from_millis(10), longest: Duration::from_millis(100) };
-        settings.keycloak.timeout = Duration::from_secs(2);
+        let settings = Settings::from_env(&self.env);
         let listener = skep_runtime::http::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let parts = Parts {
@@ -145,8 +146,28 @@ impl Pod {
             listener: Some(listener),
         };
         let drain = Drain::new();
-        let task = tokio::spawn(run(settings, parts, drain.watch()));
+        let stop = drain.watch();
+        let mut settings = match settings {
+            Ok(settings) => settings,
+            Err(error) => {
+                let patience = self.patience;
+                let task = tokio::spawn(async move { idle(&error, parts, stop, patience).await });
+                return Running { drain, task, address };
+            }
+        };
+        settings.interval = self.interval;
+        settings.retry = RetryTimes { first: Duration::from_millis(10), longest: Duration::from_millis(100) };
+        settings.keycloak.timeout = Duration::from_secs(2);
+        let task = tokio::spawn(async move {
+            run(settings, parts, stop).await;
+            false
+        });
         Running { drain, task, address }
+    }
+
+    /// How often somebody has logged in at Keycloak.
+    pub(crate) fn logins(&self) -> usize {
+        self.keycloak.requests().iter().filter(|request| request.path().ends_with("/token")).count()
     }
 
     /// A file of the shared volume; empty when it is not there.
@@ -203,6 +224,11 @@ impl Running {
         self.get("/readyz").await.0 == 200
     }
 
+    /// True when the server need not wait for it.
+    pub(crate) async fn lets_start(&self) -> bool {
+        self.get("/startupz").await.0 == 200
+    }
+
     /// Waits until it is not ready for this reason.
     pub(crate) async fn waits_for(&self, reason: &str) {
         eventually(reason, async || {
@@ -235,7 +261,12 @@ impl Running {
     /// Ends as kubelet ends a container.
     pub(crate) async fn end(self) {
         self.drain.advance(Phase::Draining);
-        tokio::time::timeout(DEADLINE, self.task).await.expect("it ends in time").unwrap();
+        assert!(!self.ended().await);
+    }
+
+    /// Waits for its own end; true when it has to start again.
+    pub(crate) async fn ended(self) -> bool {
+        tokio::time::timeout(DEADLINE, self.task).await.expect("it ends in time").unwrap()
     }
 
     /// Ends as a node ends a container that takes too long.

@@ -29,7 +29,8 @@ async fn the_server_gets_tokens_with_what_was_written() {
     let status = running.status().await;
     assert_eq!(status["clientId"], WEATHER);
     assert_eq!(pod.keycloak.client(REALM, WEATHER).unwrap()["name"], "demo/weather");
-    assert!(pod.keycloak.default_scopes(REALM).contains(&SCOPE.to_owned()));
+    assert!(pod.keycloak.scope(REALM, SCOPE).is_some());
+    assert!(!pod.keycloak.default_scopes(REALM).contains(&SCOPE.to_owned()), "only where that is asked for");
     running.end().await;
     assert!(pod.has_credentials_of(WEATHER), "a client stays when nobody wants it removed");
 }
@@ -47,6 +48,48 @@ async fn the_svid_and_its_bundle_are_waited_for() {
     pod.write_bundle(&pod.agent.jwks());
     eventually("ready", async || running.ready().await && pod.has_credentials_of(WEATHER)).await;
     running.end().await;
+}
+
+#[tokio::test]
+async fn the_server_starts_once_it_has_its_credentials_or_can_have_none() {
+    let pod = Pod::bare().await;
+    let running = pod.start().await;
+    running.waits_for("jwt_svid.token is not there yet").await;
+    assert!(!running.lets_start().await, "it comes soon");
+    pod.write_svid(WEATHER);
+    eventually("registered", async || running.lets_start().await).await;
+    assert!(pod.has_credentials_of(WEATHER));
+    pod.keycloak.outage(true);
+    pod.write_svid(OTHER);
+    running.waits_for("not registered").await;
+    assert!(running.lets_start().await, "a server that runs has started");
+    running.end().await;
+
+    let pod = Pod::with_secret(&[]).await;
+    let running = pod.start().await;
+    running.waits_for("no credentials for Keycloak yet").await;
+    assert!(running.lets_start().await, "nobody knows whether they ever come");
+    running.end().await;
+}
+
+#[tokio::test]
+async fn without_settings_it_says_what_is_missing_and_stays_for_a_while() {
+    for (name, value, wanted) in [
+        ("KEYCLOAK_URL", "", "KEYCLOAK_URL is not set"),
+        ("KEYCLOAK_URL", "nonsense", "it is no URL"),
+        ("CLIENT_AUTH_TYPE", "magic", "neither client-secret nor federated-jwt"),
+    ] {
+        let mut pod = Pod::new().await;
+        pod.set(name, value);
+        let running = pod.start().await;
+        running.waits_for(wanted).await;
+        assert_eq!(running.get("/healthz").await.0, 200, "{wanted}");
+        assert!(running.lets_start().await, "{wanted}");
+        assert!(running.get("/status").await.1.contains(wanted));
+        running.end().await;
+        pod.patience = Duration::from_millis(10);
+        assert!(pod.start().await.ended().await, "it is to be started again: {wanted}");
+    }
 }
 
 #[tokio::test]
@@ -91,6 +134,8 @@ async fn another_identity_is_another_client() {
     pod.write_svid(OTHER);
     eventually("the other's credentials", async || pod.has_credentials_of(OTHER)).await;
     assert_eq!(pod.server_gets_a_token().await["azp"], OTHER);
+    let scope = pod.keycloak.scope(REALM, SCOPE).unwrap();
+    assert_eq!(scope["protocolMappers"][0]["config"]["included.custom.audience"], OTHER, "it moves along");
     eventually("ready", async || running.ready().await).await;
 
     // While the new one can't be registered, nobody is told that the files are good.

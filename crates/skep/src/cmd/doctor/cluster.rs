@@ -27,6 +27,8 @@ pub(super) struct Verdict {
     pub(super) message: String,
     /// How long it took.
     pub(super) took: std::time::Duration,
+    /// What it and its webhooks warn of (header `Warning`, as it comes).
+    pub(super) warnings: Vec<String>,
 }
 
 /// The API server.
@@ -113,7 +115,9 @@ impl Cluster {
         let took = self.clock.since(started);
         let said = serde_json::from_slice::<Value>(&body).unwrap_or_default();
         let message = if parts.status.is_success() { "" } else { text(&said, "/message") };
-        Ok(Verdict { code: parts.status.as_u16(), message: message.to_owned(), took })
+        let warnings = parts.headers.get_all(http::header::WARNING).iter();
+        let warnings = warnings.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect();
+        Ok(Verdict { code: parts.status.as_u16(), message: message.to_owned(), took, warnings })
     }
 
     /// All objects of a list, page by page.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use self::configuration::{Configuration, Service};
+use self::configuration::{Configuration, MUTATING, Service};
 use super::cluster::{Cluster, Refusal, text};
 use super::crds::Readable;
 use super::finding::Findings;
@@ -60,7 +60,7 @@ pub(super) async fn check(
 async fn configurations(cluster: &Cluster) -> Result<Vec<Configuration>, Refusal> {
     let mut found = Vec::new();
     for (kind, plural) in [
-        ("MutatingWebhookConfiguration", "mutatingwebhookconfigurations"),
+        (MUTATING, "mutatingwebhookconfigurations"),
         ("ValidatingWebhookConfiguration", "validatingwebhookconfigurations"),
     ] {
         let path = format!("/apis/admissionregistration.k8s.io/v1/{plural}");

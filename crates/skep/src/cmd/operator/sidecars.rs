@@ -12,22 +12,24 @@ use crate::cmd::values::{Maybe, switch};
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Sidecars")]
 pub(super) struct SidecarFlags {
-    /// Keycloak, such as https://keycloak.example.com. With it the operator registers the clients of servers
+    /// Keycloak, such as `https://keycloak.example.com`. With it the operator registers the clients of servers
     /// whose sidecars leave that to it (`--registration=operator` of the webhook).
     #[arg(long, value_name = "URL", env = "SKEP_KEYCLOAK_URL", default_value = "")]
     keycloak_url: String,
     /// Realm that clients are registered in.
     #[arg(long, value_name = "NAME", env = "SKEP_KEYCLOAK_REALM", default_value = "")]
     keycloak_realm: String,
-    /// Folder with the login: files client-id and client-secret of a service account that may manage clients, or
-    /// username and password of an administrator.
+    /// Folder with the login: files client-id and client-secret of a service account with the role
+    /// manage-clients of realm-management, or username and password of an administrator.
     #[arg(long, value_name = "FOLDER", env = "SKEP_KEYCLOAK_CREDENTIALS", default_value = "")]
     keycloak_credentials: String,
     /// File with CA certificates for Keycloak, besides the machine's own.
     #[arg(long, value_name = "FILE", env = "SKEP_KEYCLOAK_CA", default_value = "")]
     keycloak_ca: String,
-    /// Give each client a scope that puts it into the audience of the realm's tokens.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = switch)]
+    /// Make a scope for each client that adds it to the audience of tokens, and make that a default of the realm.
+    /// Every client that is made later has it then, so that its tokens are good for every MCP server, and grow
+    /// with each of them.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = switch)]
     keycloak_audience_scope: Maybe<bool>,
     /// Trust domain of the SPIFFE IDs that MCP servers get, such as example.org.
     #[arg(long, value_name = "DOMAIN", env = "SKEP_SPIFFE_TRUST_DOMAIN", default_value = "")]
@@ -58,7 +60,7 @@ impl SidecarFlags {
             all.map(|(flag, text)| (flag, text.trim()));
         let mut settings = RegistrationSettings::new(url, realm, PathBuf::from(credentials), trust_domain);
         settings.egress = egress;
-        settings.audience_scope = self.keycloak_audience_scope.or(true);
+        settings.audience_scope = self.keycloak_audience_scope.or(false);
         settings.ca =
             Some(PathBuf::from(self.keycloak_ca.trim())).filter(|path| !path.as_os_str().is_empty());
         settings.check().context("clients can't be registered like this")?;

@@ -63,7 +63,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "NAME", default_value = "skep-webhook-webhook-service")]
     service_name: String,
     /// Secret and Lease of the certificate (with --self-signed).
-    #[arg(long, value_name = "NAME", default_value = "skep-webhook-webhook-server-cert")]
+    #[arg(long, value_name = "NAME", default_value = "skep-webhook-self-signed-cert")]
     secret_name: String,
     /// MutatingWebhookConfiguration whose caBundle is kept up to date (with --self-signed).
     #[arg(long, value_name = "NAME", default_value = "skep-webhook-mutating-webhook-configuration")]
@@ -271,6 +271,23 @@ mod tests {
         );
         assert_eq!(read.policy.mode, SidecarMode::External);
         assert_eq!(read.injection_point, InjectionPoint::Server);
+    }
+
+    #[test]
+    fn the_defaults_of_a_self_signed_certificate_are_what_is_installed() {
+        let installed = include_str!("../../../../../deploy/kustomize/webhook/self-signed/skep-webhook.yaml");
+        let CertificateSource::SelfSigned(own) = settings("--self-signed").expect("settings").certificates
+        else {
+            panic!("not self-signed")
+        };
+        for (flag, value) in [
+            ("service-name", own.service),
+            ("secret-name", own.secret),
+            ("mutating-configuration", own.mutating_configuration),
+            ("validating-configuration", own.validating_configuration),
+        ] {
+            assert!(installed.contains(&format!("\"--{flag}={value}\"")), "--{flag}={value}");
+        }
     }
 
     #[test]

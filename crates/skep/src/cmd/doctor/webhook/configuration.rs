@@ -14,6 +14,9 @@ const INJECT: &str = "/metadata/annotations/cert-manager.io~1inject-ca-from";
 /// The label that every namespace has since Kubernetes 1.21.
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
+/// The kind of configurations whose webhooks change objects.
+pub(super) const MUTATING: &str = "MutatingWebhookConfiguration";
+
 /// A Service that the API server calls.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Service {
@@ -101,7 +104,33 @@ impl Configuration {
 
     /// A webhook that can't be reached lets objects through.
     pub(super) fn lets_through(&self) -> bool {
-        self.webhooks.iter().any(|webhook| text(webhook, "/failurePolicy") == "Ignore")
+        self.webhooks.iter().any(is_passed_over)
+    }
+
+    /// It changes objects, where others only judge them.
+    pub(super) fn mutates(&self) -> bool {
+        self.kind == MUTATING
+    }
+
+    /// Those of its webhooks that are for MCPServers of a namespace with these labels.
+    fn for_servers<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: Option<&'a Value>,
+    ) -> impl Iterator<Item = &'a Value> {
+        self.webhooks.iter().filter(move |one| {
+            path(one).to_ascii_lowercase().ends_with("-mcpserver") && selects(one, namespace, labels)
+        })
+    }
+
+    /// It changes MCPServers of a namespace with these labels.
+    pub(super) fn mutates_servers(&self, namespace: &str, labels: Option<&Value>) -> bool {
+        self.mutates() && self.for_servers(namespace, labels).next().is_some()
+    }
+
+    /// An MCPServer of a namespace with these labels is let in although its webhook was not asked.
+    pub(super) fn lets_servers_through(&self, namespace: &str, labels: Option<&Value>) -> bool {
+        self.for_servers(namespace, labels).any(is_passed_over)
     }
 
     /// A webhook is called for objects of a namespace with these labels.
@@ -115,13 +144,23 @@ impl Configuration {
     }
 }
 
-/// By the path, which says the kind, or by the name.
-fn is_ours(webhook: &Value) -> bool {
+/// The API server goes on without it when it can't be called.
+fn is_passed_over(webhook: &Value) -> bool {
+    text(webhook, "/failurePolicy") == "Ignore"
+}
+
+/// The last part of the path at which it is called.
+fn path(webhook: &Value) -> &str {
     let service = text(webhook, "/clientConfig/service/path");
     let url = text(webhook, "/clientConfig/url");
     let path = if service.is_empty() { url } else { service };
     let path = path.rsplit('/').next().unwrap_or_default();
-    let path = path.split('?').next().unwrap_or_default();
+    path.split('?').next().unwrap_or_default()
+}
+
+/// By the path, which says the kind, or by the name.
+fn is_ours(webhook: &Value) -> bool {
+    let path = path(webhook);
     let for_our_kind = ["mutate-toolhive-stacklok-dev-", "validate-toolhive-stacklok-dev-"]
         .iter()
         .filter_map(|start| path.strip_prefix(start))
@@ -178,6 +217,36 @@ mod tests {
             let by_url =
                 json!({"name": name, "clientConfig": {"url": format!("https://x:1{path}?timeout=1s")}});
             assert_eq!((is_ours(&by_service), is_ours(&by_url)), (expected, expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_a_configuration_does_to_mcpservers_depends_on_kind_path_and_namespace() {
+        let webhook = |kind: &str, more: Value| {
+            let mut webhook = json!({"name": "w", "clientConfig": {"service":
+                {"namespace": "n", "name": "s", "path": format!("/mutate-toolhive-stacklok-dev-v1beta1-{kind}")}}});
+            for (key, value) in more.as_object().unwrap() {
+                webhook[key] = value.clone();
+            }
+            webhook
+        };
+        let read = |kind, webhooks: Value| {
+            Configuration::read(kind, &json!({"metadata": {"name": "c"}, "webhooks": webhooks})).unwrap()
+        };
+        let elsewhere =
+            json!({"namespaceSelector": {"matchLabels": {"team": "b"}}, "failurePolicy": "Ignore"});
+        let labels = json!({"team": "a"});
+        for (kind, webhooks, mutates, passed_over) in [
+            (MUTATING, json!([webhook("mcpserver", json!({}))]), true, false),
+            (MUTATING, json!([webhook("mcpserver", json!({"failurePolicy": "Ignore"}))]), true, true),
+            (MUTATING, json!([webhook("mcpgroup", json!({"failurePolicy": "Ignore"}))]), false, false),
+            (MUTATING, json!([webhook("mcpserver", elsewhere)]), false, false),
+            ("ValidatingWebhookConfiguration", json!([webhook("mcpserver", json!({}))]), false, false),
+        ] {
+            let read = read(kind, webhooks.clone());
+            let found =
+                (read.mutates_servers("a", Some(&labels)), read.lets_servers_through("a", Some(&labels)));
+            assert_eq!(found, (mutates, passed_over), "{kind} {webhooks}");
         }
     }
 

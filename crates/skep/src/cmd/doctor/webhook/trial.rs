@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use skep_api::crd::{GROUP, Kind};
+use skep_operator::sidecars::names::INJECTION_ANNOTATION;
 
 use super::super::cluster::{Cluster, Refusal, Verdict};
 use super::super::crds::Readable;
@@ -15,6 +16,9 @@ use super::configuration::Configuration;
 const SLOW: Duration = Duration::from_secs(2);
 /// Longer than the API server waits for all webhooks of one object.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the judging webhook warns of, since the object says nothing about who may call it.
+const JUDGED: &str = "Nothing says who may come in";
 
 /// What became of the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,23 +69,37 @@ pub(super) async fn check(
         return;
     };
     let namespace = namespace.unwrap_or("default");
-    if !configurations.is_empty() && left_out(cluster, namespace, configurations).await {
-        findings.skip(
-            CHECK,
-            format!("it can't be tried: it is not for objects of the namespace {namespace}"),
-            "Name another namespace with -n.",
-        );
-        return;
-    }
+    // Whoever may not read it finds out by trying.
+    let labels = match cluster.get(&format!("/api/v1/namespaces/{namespace}")).await {
+        Ok(object) => {
+            let labels = object.pointer("/metadata/labels").cloned();
+            if !configurations.is_empty()
+                && !configurations.iter().any(|one| one.takes_in(namespace, labels.as_ref()))
+            {
+                findings.skip(
+                    CHECK,
+                    format!("it can't be tried: it is not for objects of the namespace {namespace}"),
+                    "Name another namespace with -n.",
+                );
+                return;
+            }
+            labels
+        }
+        Err(_) => None,
+    };
+    alone(configurations, namespace, labels.as_ref(), findings);
     let path = format!("/apis/{GROUP}/{version}/namespaces/{namespace}/mcpservers?dryRun=All");
-    let object = json!({
-        "apiVersion": format!("{GROUP}/{version}"),
-        "kind": "MCPServer",
-        "metadata": {"generateName": "skep-doctor-", "namespace": namespace},
-        "spec": {"image": "skep-doctor:trial", "transport": "streamable-http"},
-    });
+    let object = trial(version, namespace);
     match tokio::time::timeout(PATIENCE, cluster.attempt(&path, &object)).await {
-        Ok(Ok(verdict)) => tell(&read(&verdict), verdict.took, namespace, configurations, findings),
+        Ok(Ok(verdict)) => {
+            let outcome = read(&verdict);
+            if outcome == Outcome::Admitted
+                && !was_asked(&verdict.warnings, namespace, labels.as_ref(), configurations, findings)
+            {
+                return;
+            }
+            tell(&outcome, verdict.took, namespace, configurations, findings);
+        }
         Ok(Err(Refusal::Unreachable(said))) => {
             findings.warn(CHECK, format!("it could not be tried: {said}"), "Try again.");
         }
@@ -94,10 +112,75 @@ pub(super) async fn check(
     }
 }
 
-/// No configuration is for the namespace. Whoever may not read it finds out by trying.
-async fn left_out(cluster: &Cluster, namespace: &str, configurations: &[Configuration]) -> bool {
-    let Ok(object) = cluster.get(&format!("/api/v1/namespaces/{namespace}")).await else { return false };
-    !configurations.iter().any(|one| one.takes_in(namespace, object.pointer("/metadata/labels")))
+/// An object that either webhook of ours warns of, whatever its flags are: the answer then shows that it was asked.
+fn trial(version: &str, namespace: &str) -> Value {
+    json!({
+        "apiVersion": format!("{GROUP}/{version}"),
+        "kind": "MCPServer",
+        "metadata": {
+            "generateName": "skep-doctor-",
+            "namespace": namespace,
+            "annotations": {INJECTION_ANNOTATION: "trial"},
+        },
+        "spec": {"image": "skep-doctor:trial", "transport": "streamable-http"},
+    })
+}
+
+/// The answer bears the mark of the webhook that changes objects, or of the one that judges them.
+fn bears_mark(warnings: &[String], mutating: bool) -> bool {
+    let mark = if mutating { INJECTION_ANNOTATION } else { JUDGED };
+    warnings.iter().any(|warning| warning.contains(mark))
+}
+
+/// Two that change MCPServers both put sidecars in.
+fn alone(configurations: &[Configuration], namespace: &str, labels: Option<&Value>, findings: &mut Findings) {
+    let both: Vec<String> = configurations
+        .iter()
+        .filter(|one| one.mutates_servers(namespace, labels))
+        .map(Configuration::described)
+        .collect();
+    if both.len() > 1 {
+        findings.warn(
+            CHECK,
+            format!("several webhooks change the MCPServers of {namespace}: {}", both.join(", ")),
+            "Each of them injects sidecars. Remove the configurations of the one that is no longer wanted (of the toolhive-webhook, for example).",
+        );
+    }
+}
+
+/// Whether an object that was let in was seen by every webhook that it may pass by (failurePolicy Ignore). Says so
+/// where it was not.
+fn was_asked(
+    warnings: &[String],
+    namespace: &str,
+    labels: Option<&Value>,
+    configurations: &[Configuration],
+    findings: &mut Findings,
+) -> bool {
+    let mut asked = true;
+    for configuration in configurations.iter().filter(|one| one.lets_servers_through(namespace, labels)) {
+        if !bears_mark(warnings, configuration.mutates()) {
+            asked = false;
+            findings.warn(
+                CHECK,
+                format!(
+                    "a trial MCPServer in {namespace} is let in, and nothing shows that {} was asked: it can't be called, or is not skep's of this version",
+                    configuration.described()
+                ),
+                "With failurePolicy Ignore the API server does not say why a call failed. Set it to Fail (value webhook.failurePolicy of the chart), and run this again.",
+            );
+        }
+    }
+    // Whoever may not read the configurations can't tell whether there are any.
+    if configurations.is_empty() && !bears_mark(warnings, true) && !bears_mark(warnings, false) {
+        asked = false;
+        findings.skip(
+            CHECK,
+            format!("a trial MCPServer in {namespace} is let in, and nothing shows that a webhook was asked"),
+            "",
+        );
+    }
+    asked
 }
 
 /// What an answer of the API server means.
@@ -256,10 +339,12 @@ fn explain(why: Failure) -> (&'static str, &'static str) {
 
 #[cfg(test)]
 mod tests {
+    use skep_operator::{plan, sidecars};
+
     use super::*;
 
     fn verdict(code: u16, message: &str) -> Verdict {
-        Verdict { code, message: message.to_owned(), took: Duration::ZERO }
+        Verdict { code, message: message.to_owned(), took: Duration::ZERO, warnings: Vec::new() }
     }
 
     #[test]
@@ -310,6 +395,32 @@ mod tests {
         assert_eq!(read(&verdict(403, forbidden)), Outcome::NoRight);
         let quota = "quota is full";
         assert!(matches!(read(&verdict(429, quota)), Outcome::Untried { said } if said.contains(quota)));
+    }
+
+    #[test]
+    fn our_webhook_leaves_its_marks_in_the_answer() {
+        let object = trial("v1beta1", "default");
+        let around = sidecars::Surroundings::default();
+        let injecting = sidecars::Policy { default_on: true, ..sidecars::Policy::default() };
+        let idle = sidecars::Policy { default_on: false, ..sidecars::Policy::default() };
+        for mutation in [
+            sidecars::restore_server(&object),
+            sidecars::mutate_server(&object, "default", &idle, &around),
+            sidecars::mutate_server(&object, "default", &injecting, &around),
+        ] {
+            assert!(bears_mark(&mutation.warnings, true), "{:?}", mutation.warnings);
+        }
+        let mut named = object;
+        named["metadata"]["name"] = "skep-doctor-x".into();
+        let read = skep_api::crd::Object::parse(&named).expect("an object");
+        let said: Vec<String> = plan::plan_object(&read, &plan::World::default())
+            .problems
+            .into_iter()
+            .inspect(|problem| assert!(!problem.is_error(), "{problem:?}"))
+            .map(|problem| problem.message)
+            .collect();
+        assert!(bears_mark(&said, false), "{said:?}");
+        assert!(!bears_mark(&said, true), "the marks are told apart");
     }
 
     #[test]

@@ -14,10 +14,14 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::config::Target;
-
-/// The content of a file, wiped after use: it may be a private key.
-pub(super) type Content = Zeroizing<Vec<u8>>;
+/// A file as it is to be.
+#[derive(Clone, Copy)]
+pub(crate) struct NewFile<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) content: &'a [u8],
+    /// Its permission bits.
+    pub(crate) mode: u32,
+}
 
 /// Why a file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +57,11 @@ pub enum WriteError {
 ///
 /// # Errors
 /// When a file can't be written or renamed.
-pub(super) fn replace(files: &[(&Target, &Content)]) -> Result<bool, WriteError> {
+pub(crate) fn replace(files: &[NewFile<'_>]) -> Result<bool, WriteError> {
     let mut prepared = Vec::new();
-    for (target, content) in files {
-        if !is_current(target, content) {
-            prepared.push(Prepared::new(target, content).map_err(|source| explain(&target.path, source))?);
+    for file in files {
+        if !is_current(file) {
+            prepared.push(Prepared::new(file).map_err(|source| explain(file.path, source))?);
         }
     }
     let mut folders = BTreeSet::new();
@@ -73,11 +77,13 @@ pub(super) fn replace(files: &[(&Target, &Content)]) -> Result<bool, WriteError>
     Ok(!folders.is_empty())
 }
 
-fn is_current(target: &Target, content: &Content) -> bool {
-    let Ok(metadata) = fs::symlink_metadata(&target.path) else { return false };
-    let same_size = u64::try_from(content.len()).is_ok_and(|length| length == metadata.len());
-    let same_mode = metadata.permissions().mode() & 0o7777 == target.mode.bits();
-    let same_content = || fs::read(&target.path).map(Zeroizing::new).is_ok_and(|found| found == *content);
+fn is_current(file: &NewFile<'_>) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(file.path) else { return false };
+    let same_size = u64::try_from(file.content.len()).is_ok_and(|length| length == metadata.len());
+    let same_mode = metadata.permissions().mode() & 0o7777 == file.mode;
+    // What is read is wiped: it may be a private key.
+    let same_content =
+        || fs::read(file.path).map(Zeroizing::new).is_ok_and(|found| found.as_slice() == file.content);
     metadata.is_file() && same_size && same_mode && same_content()
 }
 
@@ -89,20 +95,20 @@ struct Prepared {
 }
 
 impl Prepared {
-    fn new(target: &Target, content: &Content) -> io::Result<Self> {
-        let path = target.path.clone();
+    fn new(file: &NewFile<'_>) -> io::Result<Self> {
+        let path = file.path.to_owned();
         let beside = beside(&path)?;
-        // What a killed helper left behind. Never written through: it could be a link.
+        // What a killed process left behind. Never written through: it could be a link.
         match fs::remove_file(&beside) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let mut next = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         let prepared = Self { path, beside, placed: false };
-        file.write_all(content)?;
+        next.write_all(file.content)?;
         // The mode that was asked for, whatever the umask is.
-        file.set_permissions(Permissions::from_mode(target.mode.bits()))?;
-        file.sync_all()?;
+        next.set_permissions(Permissions::from_mode(file.mode))?;
+        next.sync_all()?;
         Ok(prepared)
     }
 
@@ -153,15 +159,9 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
-    use crate::helper::config::HelperConfig;
 
-    fn target(path: &Path, mode: &str) -> Target {
-        let text = format!("jwt_bundle_file_name = \"{}\"\njwt_bundle_file_mode = {mode}", path.display());
-        HelperConfig::parse(&text, "helper.conf").unwrap().jwt_bundle.unwrap()
-    }
-
-    fn content(text: &str) -> Content {
-        Zeroizing::new(text.as_bytes().to_vec())
+    fn target<'a>(path: &'a Path, mode: u32, content: &'a str) -> NewFile<'a> {
+        NewFile { path, content: content.as_bytes(), mode }
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -180,8 +180,7 @@ mod tests {
         fs::write(&path, "something old and longer").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
         fs::write(folder.path().join(".key.pem.new"), "left behind").unwrap();
-        let target = target(&path, "0640");
-        assert!(replace(&[(&target, &content("new"))]).unwrap());
+        assert!(replace(&[target(&path, 0o640, "new")]).unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(names(folder.path()), ["key.pem"]);
@@ -191,13 +190,13 @@ mod tests {
     fn what_is_the_same_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let target = target(&path, "0600");
-        assert!(replace(&[(&target, &content("x"))]).unwrap());
+        let target = target(&path, 0o600, "x");
+        assert!(replace(&[target]).unwrap());
         let before = fs::metadata(&path).unwrap().ino();
-        assert!(!replace(&[(&target, &content("x"))]).unwrap());
+        assert!(!replace(&[target]).unwrap());
         assert_eq!(fs::metadata(&path).unwrap().ino(), before);
         fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
-        assert!(replace(&[(&target, &content("x"))]).unwrap());
+        assert!(replace(&[target]).unwrap());
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
     }
 
@@ -205,10 +204,9 @@ mod tests {
     fn a_reader_who_has_the_old_file_open_reads_it_to_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let target = target(&path, "0600");
-        replace(&[(&target, &content("old"))]).unwrap();
+        replace(&[target(&path, 0o600, "old")]).unwrap();
         let old = File::open(&path).unwrap();
-        replace(&[(&target, &content("newer"))]).unwrap();
+        replace(&[target(&path, 0o600, "newer")]).unwrap();
         assert_eq!(io::read_to_string(old).unwrap(), "old");
     }
 
@@ -220,7 +218,7 @@ mod tests {
         let path = folder.path().join("a");
         symlink(&other, &path).unwrap();
         symlink(&other, folder.path().join(".a.new")).unwrap();
-        replace(&[(&target(&path, "0600"), &content("x"))]).unwrap();
+        replace(&[target(&path, 0o600, "x")]).unwrap();
         assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
         assert_eq!(fs::read_to_string(&path).unwrap(), "x");
     }
@@ -228,10 +226,8 @@ mod tests {
     #[test]
     fn nothing_of_a_set_changes_when_one_of_it_cannot_be_written() {
         let folder = tempfile::tempdir().unwrap();
-        let first = target(&folder.path().join("first"), "0600");
-        let second = target(&folder.path().join("missing/second"), "0600");
-        let text = content("x");
-        let error = replace(&[(&first, &text), (&second, &text)]).unwrap_err();
+        let (first, second) = (folder.path().join("first"), folder.path().join("missing/second"));
+        let error = replace(&[target(&first, 0o600, "x"), target(&second, 0o600, "x")]).unwrap_err();
         assert!(matches!(error, WriteError::NoFolder { .. }), "{error:?}");
         assert!(error.to_string().contains("has to be made or mounted"), "{error}");
         assert!(names(folder.path()).is_empty());
@@ -242,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         fs::create_dir(&path).unwrap();
-        let error = replace(&[(&target(&path, "0600"), &content("x"))]).unwrap_err();
+        let error = replace(&[target(&path, 0o600, "x")]).unwrap_err();
         assert!(error.to_string().contains("it is a folder"), "{error}");
         assert_eq!(names(folder.path()), ["a"]);
     }
