@@ -1,6 +1,6 @@
 //! MCPServer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use skep_api::crd::Object;
@@ -157,6 +157,7 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
     if spec.image.trim().is_empty() || spec.image.contains(char::is_whitespace) {
         findings.error("spec.image", INVALID_FIELD, "The image is missing, or is not the name of one.");
     }
+    let from_secrets: BTreeSet<&str> = spec.secrets.iter().map(|secret| secret.variable.as_str()).collect();
     for (index, variable) in spec.env.iter().enumerate() {
         if !workload::is_variable(&variable.name) {
             findings.error(
@@ -172,7 +173,7 @@ fn backend(spec: &Server, findings: &mut Findings<'_>) {
                 "The value of an environment variable can't have line breaks here; use `secrets` for those.",
             );
         }
-        if spec.secrets.iter().any(|secret| secret.variable == variable.name) {
+        if from_secrets.contains(variable.name.as_str()) {
             findings.error(
                 format!("spec.env[{index}].name"),
                 "DuplicateEntry",

@@ -1,5 +1,7 @@
 //! What MCPServer and MCPRemoteProxy have in common.
 
+use std::collections::HashSet;
+
 use skep_api::crd::Kind;
 use skep_api::crd::parse::INVALID_FIELD;
 use skep_api::crd::pod::{
@@ -99,7 +101,9 @@ fn label(path: &str, key: &str, value: &str, findings: &mut Findings<'_>) {
 
 /// Judges the proxy's environment.
 fn variables(env: &[EnvVar], findings: &mut Findings<'_>) {
+    let mut seen = HashSet::new();
     for (index, variable) in env.iter().enumerate() {
+        let repeated = !seen.insert(variable.name.as_str());
         let path = format!("spec.resourceOverrides.proxyDeployment.env[{index}].name");
         let name = variable.name.as_str();
         if !is_variable(name) {
@@ -111,7 +115,7 @@ fn variables(env: &[EnvVar], findings: &mut Findings<'_>) {
                 "ReservedVariable",
                 format!("The proxy takes `{name}` for the operator's word. Remove it; a secret is given by a reference to a Secret."),
             );
-        } else if env.iter().take(index).any(|other| other.name == name) {
+        } else if repeated {
             findings.error(&path, "DuplicateEntry", format!("`{name}` is set already; keep one."));
         } else if name.ends_with("_CLIENT_SECRET") {
             findings.warning(
@@ -125,13 +129,15 @@ fn variables(env: &[EnvVar], findings: &mut Findings<'_>) {
 
 /// Judges the volumes of an MCPServer beside those that the operator has in the proxy's pod.
 pub(super) fn volumes(volumes: &[Volume], findings: &mut Findings<'_>) {
+    let (mut names_seen, mut paths_seen) = (HashSet::new(), HashSet::new());
     for (index, volume) in volumes.iter().enumerate() {
         let at = format!("spec.volumes[{index}]");
-        let earlier = || volumes.iter().take(index);
+        let same_name = !names_seen.insert(volume.name.as_str());
+        let same_path = !paths_seen.insert(plain(&volume.mount_path));
         if names::is_reserved_volume(&volume.name) {
             let message = format!("The volume `{}` is the operator's. Choose another name.", volume.name);
             findings.error(format!("{at}.name"), INVALID_FIELD, message);
-        } else if earlier().any(|other| other.name == volume.name) {
+        } else if same_name {
             let message = format!("Another volume has the name `{}` already.", volume.name.escape_debug());
             findings.error(format!("{at}.name"), "DuplicateEntry", message);
         } else if !names::is_dns_label(&volume.name) {
@@ -142,7 +148,7 @@ pub(super) fn volumes(volumes: &[Volume], findings: &mut Findings<'_>) {
         if let Some(ours) = our_path(&volume.mount_path) {
             let message = format!("This lies over `{ours}`, which is the operator's.");
             findings.error(path, INVALID_FIELD, message);
-        } else if earlier().any(|other| plain(&other.mount_path) == plain(&volume.mount_path)) {
+        } else if same_path {
             findings.error(path, "DuplicateEntry", "Another volume is mounted there already.");
         }
     }

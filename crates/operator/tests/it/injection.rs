@@ -200,6 +200,7 @@ fn the_registration_takes_no_port_of_the_servers() {
         let container = registration(&mutation.result, SERVER);
         assert_eq!(variable(&container, "HEALTH_ADDRESS"), expected, "{}", mutation.result);
         assert_eq!(container["startupProbe"], Value::Null);
+        assert_eq!(variable(&container, "DEREGISTER_DELAY_SECONDS"), &Value::Null);
     }
     let owner = PodOwner { namespace: "team".to_owned(), name: "weather".to_owned(), ..PodOwner::default() };
     let around = Surroundings { native_sidecars: true, ..complete() };
@@ -210,6 +211,8 @@ fn the_registration_takes_no_port_of_the_servers() {
             registration(&mutate_pod(&pod, &owner, &builtin, &around).result, "/spec/initContainers");
         assert_eq!(variable(&container, "HEALTH_ADDRESS"), expected);
         assert_eq!(container["startupProbe"].is_object(), probed, "{container}");
+        // It ends after the server, who needs no time then.
+        assert_eq!(variable(&container, "DEREGISTER_DELAY_SECONDS"), "0");
         // The published image opens no port.
         let external = registration(&mutate_pod(&pod, &owner, &on(), &around).result, "/spec/initContainers");
         assert_eq!(variable(&external, "HEALTH_ADDRESS"), &Value::Null);

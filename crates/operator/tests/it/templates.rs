@@ -1,6 +1,7 @@
 //! What a manifest may not say about the pods: the proxy's own parts stay what the plan says.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use skep_api::crd::Object;
 use skep_operator::plan::{Missing, plan_object};
 
 use crate::manifests::{plan, world};
@@ -127,6 +128,29 @@ fn a_list_that_no_pod_has_is_refused_before_anything_is_done_with_it() {
     let args = vec!["a"; 1001].join(",");
     let template = format!("podTemplateSpec: {{spec: {{containers: [{{name: mcp, args: [{args}]}}]}}}}");
     assert_eq!(errors(&server(&template)), ["spec.podTemplateSpec.spec.containers[0].args"]);
+}
+
+#[test]
+fn a_long_list_of_a_server_is_judged_in_a_short_time() {
+    const MANY: usize = 20_000;
+    let list = |entry: fn(usize) -> Value| (0..MANY).map(entry).collect::<Value>();
+    let object = json!({
+        "apiVersion": "toolhive.stacklok.dev/v1beta1", "kind": "MCPServer", "metadata": {"name": "s", "namespace": "n"},
+        "spec": {
+            "image": "i", "authMode": "anonymous",
+            "env": list(|index| json!({"name": format!("E{index}"), "value": "v"})),
+            "secrets": list(|index| json!({"name": "s", "key": "k", "targetEnvName": format!("S{index}")})),
+            "volumes": list(|index| json!({"name": format!("v{index}"), "hostPath": "/a", "mountPath": format!("/data/{index}")})),
+            "resourceOverrides": {"proxyDeployment": {"env": list(|index| json!({"name": format!("P{index}"), "value": "v"}))}},
+        },
+    });
+    let object = Object::parse(&object).unwrap();
+    let world = world("", Missing::Refuse).1;
+    let start = std::time::Instant::now();
+    let planned = plan_object(&object, &world);
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
+    let errors = planned.problems.iter().filter(|problem| problem.is_error());
+    assert!(errors.count() >= MANY, "each volume is a directory of the node");
 }
 
 #[test]

@@ -429,8 +429,7 @@ async fn a_registration_without_settings_says_so_and_stays() {
     let address = format!("127.0.0.1:{}", free_port());
     let mut command = skep::command(folder.path(), ["sidecar", "register-client"]);
     command.env("HEALTH_ADDRESS", &address);
-    let mut child =
-        command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let log = Output::read(child.stderr.take().unwrap());
     let line = log.line_with("nothing is registered").await;
     assert!(line.contains("KEYCLOAK_URL") && line.contains("CLIENT_NAME"), "{line}");

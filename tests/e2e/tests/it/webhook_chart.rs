@@ -127,6 +127,11 @@ fn rows() -> Vec<Row> {
             "PodDisruptionBudget /spec/minAvailable",
             json!(2),
         ),
+        (
+            "networkPolicy.enabled=true,networkPolicy.from[0].ipBlock.cidr=10.0.0.0/8",
+            "NetworkPolicy /spec/ingress/0",
+            json!({"ports": [{"port": 9443}], "from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}),
+        ),
         ("metrics.enabled=false", "arg --metrics-bind-address", json!("0")),
         ("metrics.enabled=false", "count Service", json!(1)),
         ("metrics.port=1235", "arg --metrics-bind-address", json!(":1235")),

@@ -172,7 +172,7 @@ fn forged(container: &str, volume: &str) -> Value {
         {"name": "P", "valueFrom": {"secretKeyRef": {"name": "keycloak-admin-secret", "key": "k"}}},
     ]});
     let mounted = json!({"name": volume, "secret": {"secretName": "other"}});
-    let hash = |value: &Value| canonical::digest(value)[..16].to_owned();
+    let hash = |value: &Value| canonical::digest(value).chars().take(16).collect::<String>();
     let mut server = server(
         "s",
         &json!({"podTemplateSpec": {"spec": {"containers": [own.clone()], "volumes": [mounted.clone()]}}}),
