@@ -22,6 +22,8 @@ use crate::sidecars::{self, Policy};
 const NOT_ALLOWED: &str = "NotAllowed";
 /// Reason of a problem with the number of things that an object refers to.
 const TOO_MANY: &str = "TooManyReferences";
+/// In place of a message about a Secret that is not the user's to know.
+const UNTOLD: &str = "This is refused for a reason that has to do with a Secret which you may not read.";
 /// Secrets that one object may name: each is a question to the API server.
 const MAX_SECRETS: usize = 256;
 /// Things that one object may refer to: each may be a look.
@@ -213,8 +215,10 @@ async fn asked_for(reviewer: &Reviewer, user: &User, wanted: Vec<Wanted>) -> Vec
         .await
 }
 
-/// Problems without those that tell of a Secret which the user may not read: whether it is there, and which keys
-/// it has. What the sidecars need is told to everybody: it is in Secrets of fixed names, and no secret.
+/// Problems without what they tell of a Secret which the user may not read: whether it is there, and which keys it
+/// has. A warning goes; an error denies as before, and says less: its message may repeat what the author wrote,
+/// and must not become none by it. What the sidecars need is told to everybody: it is in Secrets of fixed names,
+/// and no secret.
 async fn without_secrets(
     reviewer: &Reviewer,
     user: &User,
@@ -242,7 +246,19 @@ async fn without_secrets(
         let act = act(name);
         answered(&act, demands).or_else(|| answered(&act, &further)).unwrap_or(false)
     };
-    problems.into_iter().filter(|problem| tells(problem).iter().all(may)).collect()
+    problems
+        .into_iter()
+        .filter_map(|mut problem| {
+            if tells(&problem).iter().all(may) {
+                return Some(problem);
+            }
+            if !problem.is_error() {
+                return None;
+            }
+            UNTOLD.clone_into(&mut problem.message);
+            Some(problem)
+        })
+        .collect()
 }
 
 /// Names of the Secrets that a message of the planner's tells of.

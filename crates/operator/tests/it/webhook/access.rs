@@ -268,6 +268,16 @@ async fn nobody_is_told_of_secrets_that_he_may_not_read() {
 }
 
 #[tokio::test]
+async fn an_error_stays_one_when_its_message_repeats_the_name_of_a_secret() {
+    let setup = Setup::new();
+    setup.api.refused.lock().unwrap().push("get secrets hidden".to_owned());
+    let answer =
+        setup.create(&server("s", &json!({"env": [{"name": "Secret `hidden`", "value": "x"}]}))).await;
+    assert_eq!(answer["allowed"], false, "{answer}");
+    assert!(message(&answer).contains("spec.env[0].name") && !message(&answer).contains("hidden"), "{answer}");
+}
+
+#[tokio::test]
 async fn nobody_is_told_what_a_config_map_holds() {
     let cedar = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(hunter2);"], "entities_json": "[hunter2]"}});
     let claims = json!({"version": "1.0", "type": "cedarv1", "cedar": {"policies": ["permit(principal, action, resource);"], "entities_json": "[]", "group_entity_type": "hunter2 hunter2"}});
