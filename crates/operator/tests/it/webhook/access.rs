@@ -274,7 +274,10 @@ async fn an_error_stays_one_when_its_message_repeats_the_name_of_a_secret() {
     let answer =
         setup.create(&server("s", &json!({"env": [{"name": "Secret `hidden`", "value": "x"}]}))).await;
     assert_eq!(answer["allowed"], false, "{answer}");
-    assert!(message(&answer).contains("spec.env[0].name") && !message(&answer).contains("hidden"), "{answer}");
+    assert!(
+        message(&answer).contains("spec.env[0].name") && !message(&answer).contains("hidden"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
