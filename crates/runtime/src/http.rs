@@ -4,7 +4,7 @@ mod connection;
 mod tls;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -92,11 +92,21 @@ where
     }
 }
 
-/// Binds a listening socket with `SO_REUSEADDR`, so that a restart does not wait for old connections.
+/// Binds a listening socket with `SO_REUSEADDR`, so that a restart does not wait for old connections. Where there is
+/// no IPv6, `[::]` means all IPv4 addresses.
 ///
 /// # Errors
 /// What the operating system says, for example that the port is taken.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match bind_to(address) {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            bind_to(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        result => result,
+    }
+}
+
+fn bind_to(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;

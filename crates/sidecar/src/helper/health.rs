@@ -1,6 +1,6 @@
 //! Health checks over HTTP.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
@@ -28,9 +28,7 @@ impl HealthListener {
     /// When the port is taken.
     pub(super) fn bind(settings: &HealthSettings) -> Result<Self, HelperError> {
         let port = settings.port;
-        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-        // A node may have no IPv6.
-        let listener = bind(any).or_else(|_| bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))));
+        let listener = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
         let listener = listener.map_err(|source| HelperError::Listen { port, source })?;
         Ok(Self { listener, settings: settings.clone() })
     }

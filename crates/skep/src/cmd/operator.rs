@@ -3,7 +3,7 @@
 mod former;
 mod sidecars;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -218,7 +218,7 @@ async fn operate(args: &Args) -> anyhow::Result<()> {
 
     let target = Target { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
     let config = target.config().await?;
-    let namespace = own_namespace(args, &config.default_namespace);
+    let namespace = own_namespace(args.leader_election_namespace.as_ref(), &config.default_namespace);
     let identity = ElectionSettings::identity(&host(), &rng);
     let elect = args.leader_elect.or(false);
     let gate = if elect {
@@ -402,10 +402,10 @@ fn status(settings: &OperatorSettings, leading: watch::Receiver<bool>) -> Status
     })
 }
 
-fn own_namespace(args: &Args, of_config: &str) -> String {
+/// The namespace of this process: what the flag says, else what the pod says, else that of the configuration.
+pub(super) fn own_namespace(said: Option<&String>, of_config: &str) -> String {
     let variable = std::env::var("POD_NAMESPACE").ok();
-    args.leader_election_namespace
-        .clone()
+    said.cloned()
         .or(variable)
         .filter(|namespace| !namespace.is_empty())
         .unwrap_or_else(|| of_config.to_owned())
@@ -430,15 +430,9 @@ fn egress() -> Egress {
     Egress { loopback: false, deny: host.map(IpNet::from).into_iter().collect() }
 }
 
-/// Listens; where there is no IPv6, `[::]` means all IPv4 addresses.
+/// Listens, and says where.
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = match bind(address) {
-        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            bind(SocketAddr::new([0, 0, 0, 0].into(), address.port()))
-        }
-        result => result,
-    };
-    let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = bind(address).with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(address = %listener.local_addr()?, "serving health and metrics");
     Ok(listener)
 }

@@ -2,7 +2,7 @@
 
 mod flags;
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -91,7 +91,7 @@ async fn serve_until_told(args: &Args) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     let target = Target { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() };
     let config = target.config().await?;
-    let namespace = own_namespace(args, &config.default_namespace);
+    let namespace = super::operator::own_namespace(args.namespace.as_ref(), &config.default_namespace);
     let plan = plan::Settings {
         require_auth: args.require_auth.or(false),
         // Where MCPServers say nothing of it, what they lack follows from the flags.
@@ -221,15 +221,6 @@ pub(crate) async fn broken(running: &mut Option<Running>) -> anyhow::Error {
     }
 }
 
-fn own_namespace(args: &Args, of_config: &str) -> String {
-    let variable = std::env::var("POD_NAMESPACE").ok();
-    args.namespace
-        .clone()
-        .or(variable)
-        .filter(|namespace| !namespace.is_empty())
-        .unwrap_or_else(|| of_config.to_owned())
-}
-
 fn certificate(source: &CertificateSource) -> String {
     match source {
         CertificateSource::Files { certificate, .. } => certificate.display().to_string(),
@@ -258,15 +249,9 @@ fn status(settings: &WebhookSettings, serving: ServingCertificate, clock: Shared
     })
 }
 
-/// Listens; where there is no IPv6, `[::]` means all IPv4 addresses.
+/// Listens, and says where.
 fn listen(address: SocketAddr, what: &str) -> anyhow::Result<TcpListener> {
-    let listener = match bind(address) {
-        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            bind(SocketAddr::new([0, 0, 0, 0].into(), address.port()))
-        }
-        result => result,
-    };
-    let listener = listener.with_context(|| format!("cannot listen on {address} for {what}"))?;
+    let listener = bind(address).with_context(|| format!("cannot listen on {address} for {what}"))?;
     tracing::info!(address = %listener.local_addr()?, "serving {what}");
     Ok(listener)
 }

@@ -1,7 +1,7 @@
 //! `skep sidecar register-client`: the pod's identity becomes a client of Keycloak.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -101,13 +101,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Listens; where there is no IPv6, `[::]` means all IPv4 addresses. A port that is taken ends nothing that works
 /// without it, unless somebody asked for this very port: in a pod the server may have it.
 fn listen(address: SocketAddr, by_hand: bool) -> anyhow::Result<Option<TcpListener>> {
-    let listener = match bind(address) {
-        Err(_) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            bind(SocketAddr::new([0, 0, 0, 0].into(), address.port()))
-        }
-        result => result,
-    };
-    match listener {
+    match bind(address) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if !by_hand => {
             tracing::warn!(
