@@ -98,6 +98,7 @@ fn any_client(ca: &TestCa) -> TlsConnector {
 async fn echo(stream: &mut TlsStream<TcpStream>, body: &str) -> std::io::Result<String> {
     let request = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = Vec::new();
     let mut buffer = [0_u8; 4096];
     loop {

@@ -117,6 +117,8 @@ impl Access {
         let name = "127.0.0.1".try_into().expect("an address");
         let mut stream = self.tls.connect(name, stream).await?;
         stream.write_all(format!("{head}\r\n{body}").as_bytes()).await?;
+        // What TLS has taken need not be sent yet, and reading sends nothing.
+        stream.flush().await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         parse(&answer).ok_or_else(|| std::io::Error::other("an answer that is no HTTP"))

@@ -33,6 +33,7 @@ async fn get(
     let name = "127.0.0.1".try_into().unwrap();
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    stream.flush().await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
     Ok(text)
